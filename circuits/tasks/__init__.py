@@ -1,0 +1,28 @@
+"""Tasks: prompts with counterfactuals, a target, and a check that a model can do them.
+
+    task = circuits.tasks.ioi(model, size=64, seed=0)
+    task.check(model)                                  # accuracy and mean logit difference, first
+    train, held_out = task[:32], task[32:]             # no prompt is in both
+
+A new task is a function ``(model, *, size, seed, counterfactual, ...) -> Task`` in a file of its
+own, and one line in ``TASKS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from circuits.tasks.base import Task, TaskCheck
+from circuits.tasks.greater_than import greater_than
+from circuits.tasks.ioi import demo_pair, ioi
+
+# The functions are imported here and not at first use: each is named as its file is, and an import
+# of the file would otherwise put the file in the function's place.
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "greater_than": greater_than,
+}
+"""Every task by its name in the literature."""
+
+__all__ = ["TASKS", "Task", "TaskCheck", "demo_pair", "greater_than", "ioi"]

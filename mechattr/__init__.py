@@ -1,0 +1,137 @@
+"""mechattr: attribute a transformer's behaviour to its tokens, its components, or its data.
+
+Everything that is attributed is a *player* of a *game* ``v(masks)``; see ``mechattr.game``.
+
+    import mechattr as ma
+
+    model = ma.load_model("smollm2-135m")
+    prompts = ma.Prompts.from_pairs(model, clean=[...], counterfactual=[...])
+    game = ma.PatchGame(model, prompts, ma.heads(), ma.targets.logit_diff(" Mary", " John"),
+                        source=ma.sources.Counterfactual())
+    ma.attribute(game, "attribution_patching").plot()
+
+Names are imported when first used, so that ``import mechattr`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "mechattr.attribution": ("Attribution",),
+    "mechattr.errors": (
+        "InputError",
+        "MechattrError",
+        "NotFiniteError",
+        "NotSupportedError",
+        "UnknownNameError",
+    ),
+    "mechattr.game": ("FunctionGame", "Game", "TableGame"),
+    "mechattr.methods": ("METHODS", "attribute"),
+    "mechattr.players": ("Players",),
+    "mechattr.transformer.graph": (
+        "attention",
+        "heads",
+        "hook",
+        "keys",
+        "mlps",
+        "neurons",
+        "queries",
+        "residual",
+        "tokens",
+        "values",
+    ),
+    "mechattr.transformer.loading": ("load_model",),
+    "mechattr.transformer.patching": ("PatchGame",),
+    "mechattr.transformer.prompts": ("Prompts",),
+}
+_MODULES = {
+    "display": "mechattr.display",
+    "faithfulness": "mechattr.faithfulness",
+    "methods": "mechattr.methods",
+    "sources": "mechattr.transformer.sources",
+    "targets": "mechattr.transformer.targets",
+}
+_NAMES = {name: module for module, names in _WHERE.items() for name in names}
+
+if TYPE_CHECKING:
+    from mechattr import display, faithfulness, methods
+    from mechattr.attribution import Attribution
+    from mechattr.errors import (
+        InputError,
+        MechattrError,
+        NotFiniteError,
+        NotSupportedError,
+        UnknownNameError,
+    )
+    from mechattr.game import FunctionGame, Game, TableGame
+    from mechattr.methods import METHODS, attribute
+    from mechattr.players import Players
+    from mechattr.transformer import sources, targets
+    from mechattr.transformer.graph import (
+        attention,
+        heads,
+        hook,
+        keys,
+        mlps,
+        neurons,
+        queries,
+        residual,
+        tokens,
+        values,
+    )
+    from mechattr.transformer.loading import load_model
+    from mechattr.transformer.patching import PatchGame
+    from mechattr.transformer.prompts import Prompts
+
+__all__ = [
+    "METHODS",
+    "Attribution",
+    "FunctionGame",
+    "Game",
+    "InputError",
+    "MechattrError",
+    "NotFiniteError",
+    "NotSupportedError",
+    "PatchGame",
+    "Players",
+    "Prompts",
+    "TableGame",
+    "UnknownNameError",
+    "attention",
+    "attribute",
+    "display",
+    "faithfulness",
+    "heads",
+    "hook",
+    "keys",
+    "load_model",
+    "methods",
+    "mlps",
+    "neurons",
+    "queries",
+    "residual",
+    "sources",
+    "targets",
+    "tokens",
+    "values",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mechattr")
+    raise AttributeError(f"module 'mechattr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

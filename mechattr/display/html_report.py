@@ -1,0 +1,245 @@
+"""One self-contained HTML file of results that works offline, on a phone and on long prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechattr.attribution import Attribution
+from mechattr.display import figures, static, words
+from mechattr.display.views import Strip, View, kinds_with_grid, view
+from mechattr.errors import InputError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PROMPTS_SHOWN = 24
+"""Prompts shown one by one under each attribution; the file says so where there are more."""
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+"""The browser itself is told to load nothing: not even a plug-in could make this page fetch."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One section of a report: an attribution, the curves that judge it, and a word on it."""
+
+    title: str
+    attribution: Attribution
+    curves: tuple[Any, ...] = ()
+    notes: str = ""
+
+
+def report(
+    items: Iterable[Any],
+    path: str | Path,
+    *,
+    title: str = "Attribution report",
+    introduction: str = "",
+    prompts_shown: int = PROMPTS_SHOWN,
+) -> Path:
+    """Write one HTML file with everything in it: tokens, heat maps, tables, curves, provenance.
+
+    items: each an Attribution, an :class:`Item`, or a tuple ``(title, attribution, ...)`` whose
+        further parts are faithfulness curves (or a sequence of them) and a string of notes.
+    path: where to write; folders are made.
+    prompts_shown: how many prompts each section shows one by one, below their mean.
+    Raises InputError where there is nothing to show or a part is of no known kind.
+    """
+    sections = [_item(given) for given in items]
+    if not sections:
+        raise InputError("Nothing to report: give at least one Attribution.")
+    page = _template().render(
+        title=title,
+        introduction=introduction,
+        policy=POLICY,
+        style=_safe(static.style()),
+        plotly=_safe(_plotly_js()),
+        means=any(section.attribution.n_prompts > 1 for section in sections),
+        asked=_asked([section.attribution for section in sections]),
+        sections=[_section(s, i, prompts_shown) for i, s in enumerate(sections)],
+        version=_versions(sections),
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mechattr.display", "templates"),
+        autoescape=True,  # by hand: the extension .j2 wouldn't turn it on
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def _safe(html: str) -> Any:
+    """Ours, escaped already; the template escapes everything else."""
+    from markupsafe import Markup
+
+    return Markup(html)
+
+
+def _item(given: Any) -> Item:
+    if isinstance(given, Item):
+        return given
+    if isinstance(given, Attribution):
+        return Item(static.heading(given), given)
+    if not isinstance(given, tuple) or len(given) < 2 or not isinstance(given[1], Attribution):
+        raise InputError(
+            f"A report's item is {type(given).__name__}; expected an Attribution or a tuple "
+            f"(title, Attribution, curves or notes ...)."
+        )
+    item = Item(str(given[0]), given[1])
+    for extra in given[2:]:
+        item = _with(item, extra)
+    return item
+
+
+def _with(item: Item, extra: Any) -> Item:
+    if extra is None:
+        return item
+    if isinstance(extra, str):
+        return replace(item, notes=f"{item.notes} {extra}".strip())
+    curves = tuple(extra) if isinstance(extra, Sequence) else (extra,)
+    for curve in curves:
+        if not hasattr(curve, "fractions") or not hasattr(curve, "values"):
+            raise InputError(
+                f"{type(curve).__name__} in the report's item {item.title!r} is neither notes "
+                f"nor a faithfulness curve (with fractions and values)."
+            )
+    return replace(item, curves=item.curves + curves)
+
+
+def _asked(attributions: list[Attribution]) -> list[dict[str, Any]]:
+    """Each different question once: a target on some prompts, and what was run for it."""
+    questions: dict[Any, dict[str, Any]] = {}
+    for i, one in enumerate(attributions):
+        target = words.target_text(one)
+        question = questions.setdefault(
+            (target, one.prompt_labels),
+            {"target": target, "prompts": _prompts(one), "runs": []},
+        )
+        question["runs"].append({"anchor": f"part-{i}", **_summary(one)})
+    return list(questions.values())
+
+
+def _prompts(attribution: Attribution) -> list[dict[str, str]]:
+    return [
+        {
+            "text": label,
+            "full": words.number(float(attribution.full[i]), sign=False),
+            "empty": words.number(float(attribution.empty[i]), sign=False),
+        }
+        for i, label in enumerate(attribution.prompt_labels)
+    ]
+
+
+def _summary(attribution: Attribution) -> dict[str, str]:
+    given = attribution.provenance
+    source = " · ".join(words.text(given[k]) for k in ("source", "base") if given.get(k))
+    return {
+        "players": words.players_text(attribution.players),
+        "method": attribution.method,
+        "source": source,
+        "full": words.number(float(attribution.full.mean()), sign=False),
+        "empty": words.number(float(attribution.empty.mean()), sign=False),
+        "gap": words.gap_text(attribution),
+    }
+
+
+def _section(item: Item, number: int, prompts_shown: int) -> dict[str, Any]:
+    one = item.attribution
+    shown, left = min(prompts_shown, one.n_prompts), max(one.n_prompts - prompts_shown, 0)
+    return {
+        "anchor": f"part-{number}",
+        "title": item.title,
+        "notes": item.notes,
+        "summary": _summary(one),
+        "how_to_read": words.how_to_read(one),
+        "strips": [_safe(static.part(v)) for v in static.pictures(one) if isinstance(v, Strip)],
+        "figures": [_drawn(shown) for shown in _views(one)],
+        "table": _safe(static.top_table(one, 15)),
+        "curves": [
+            _figure(figures.curve_plot(curve, title=False), figures.curve_title(curve), None)
+            for curve in item.curves
+        ],
+        "prompts": [_prompt(one, i) for i in range(shown)] if one.n_prompts > 1 else [],
+        "left": left,
+        "provenance": _provenance(one),
+    }
+
+
+def _views(one: Attribution) -> list[View]:
+    """What is drawn interactively, of the mean over prompts."""
+    shown = static.pictures(one)
+    if not shown or kinds_with_grid(one):
+        shown = [*shown, view(one)]  # the ranking of all kinds together
+    return shown
+
+
+def _drawn(shown: View) -> dict[str, Any]:
+    return _figure(figures.figure(shown, title=False), shown.note, figures.width(shown))
+
+
+def _figure(made: go.Figure, note: str, width: int | None) -> dict[str, Any]:
+    # As data, not as code: nothing in a label can end the script element or be run.
+    data = made.to_json() or "{}"
+    for letter in "<>&\u2028\u2029":
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    return {
+        "json": _safe(data),
+        "note": note,
+        "height": int(made.layout.height),
+        "width": "100%" if width is None else f"min(100%, {width}px)",
+    }
+
+
+def _prompt(one: Attribution, prompt: int) -> dict[str, Any]:
+    return {
+        **_prompts(one)[prompt],
+        "number": prompt,
+        "body": _safe(static.body(one, 10, prompt)),
+    }
+
+
+def _provenance(one: Attribution) -> list[tuple[str, str]]:
+    rows = [("method", one.method), ("players", words.players_text(one.players))]
+    for key, value in one.provenance.items():
+        simple = not isinstance(value, (Mapping, list, tuple))
+        rows.append((key, str(value) if simple else json.dumps(value, indent=1, default=str)))
+    rows += [
+        ("v(N)", words.mean_text(one.full)),
+        ("v(∅)", words.mean_text(one.empty)),
+        ("completeness gap", words.gap_text(one)),
+    ]
+    return list(dict(rows).items())
+
+
+def _versions(sections: list[Item]) -> str:
+    keys = ("version", "library_version", "mechattr_version", "mechattr")
+    found = {
+        str(section.attribution.provenance[key])
+        for section in sections
+        for key in keys
+        if key in section.attribution.provenance
+    }
+    return ", ".join(sorted(found))

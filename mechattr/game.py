@@ -1,0 +1,282 @@
+"""The one abstraction: a game ``v(masks)`` over players.
+
+Conventions, fixed here and pinned by a two-player test:
+
+- ``mask[i] = 1`` means player ``i`` is *present* (clean), ``0`` *absent* (replaced by its source);
+  values between interpolate.
+- ``v(N)``, all present, is the clean run's target; ``v(∅)``, all absent, the source's.
+- a positive score always means: the player's presence raises the target.
+
+Everything that is attributed, tokens, heads, training examples, is a ``Game``; everything that
+attributes (``mechattr.methods``) or judges an attribution (``mechattr.faithfulness``) sees nothing
+but this class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechattr.errors import InputError, NotFiniteError, NotSupportedError
+from mechattr.players import Players
+
+Masks = Float[Tensor, "mask player"]
+Values = Float[Tensor, "mask prompt"]
+Gradients = Float[Tensor, "mask prompt player"]
+
+
+class Game(ABC):
+    """A batched, differentiable value function ``v: [mask, player] -> [mask, prompt]``.
+
+    A subclass supplies ``players`` and ``_values``, and, where it can, ``_gradient``,
+    ``_sensitivity``, ``draws`` and ``describe``. Values come back on the CPU in float64, whatever
+    the model computed in, so that methods need not care.
+    """
+
+    players: Players
+    evaluations: int = 0
+    """Value evaluations asked for so far, in (mask, prompt) pairs; a gradient counts as one."""
+    _watch: Callable[[float], None] | None = None
+
+    # --- what a subclass says of itself ---------------------------------------------------------
+
+    @property
+    def prompt_labels(self) -> tuple[str, ...]:
+        """One readable label a prompt."""
+        return ("",)
+
+    @property
+    def tokens(self) -> tuple[tuple[str, ...], ...] | None:
+        """Per prompt, the label of each position; None when players have no positions."""
+        return None
+
+    @property
+    def exists(self) -> np.ndarray:
+        """Bool [prompt, player]: False where a player (say, position 12) isn't in a prompt."""
+        return np.ones((self.n_prompts, len(self.players)), dtype=bool)
+
+    def describe(self) -> dict[str, Any]:
+        """Provenance: whatever a reader needs to build this game again, JSON-able."""
+        return {"game": type(self).__name__}
+
+    def draws(self) -> Sequence[Game]:
+        """The games of single draws that a randomised source averages over; one for most games.
+
+        ``v`` of this game is the mean of theirs. :func:`mechattr.attribute` runs a method on each
+        and reports the standard error.
+        """
+        return (self,)
+
+    @property
+    def base_end(self) -> float:
+        """The uniform mask, 1.0 or 0.0, at which this game costs nothing extra: its base run.
+
+        1.0 for a game that edits the clean run (base "clean"), 0.0 for one that edits the source
+        run (base "source"). Attribution patching is the gradient there.
+        """
+        return 1.0
+
+    @property
+    def n_prompts(self) -> int:
+        return len(self.prompt_labels)
+
+    @property
+    def n_players(self) -> int:
+        return len(self.players)
+
+    # --- what everybody calls ---------------------------------------------------------------------
+
+    def __call__(self, masks: Any) -> Values:
+        """``v`` at each mask, for each prompt.
+
+        masks: [mask, player] or [player], bool or numbers in [0, 1] (tensor, array or lists).
+        Returns [mask, prompt], float64, in the target's units.
+        Raises InputError for masks of a wrong shape or out of range, NotFiniteError (naming the
+        prompt) when the target is NaN or infinite. Cost: at most one forward pass a row.
+        """
+        masks = self.check_masks(masks)
+        self.evaluations += masks.shape[0] * self.n_prompts
+        return self._checked(self._values(masks).to("cpu", torch.float64), "value")
+
+    def values_per_prompt(self, masks: Any) -> Values:
+        """``v`` where every prompt has masks of its own.
+
+        masks: [mask, prompt, player], as for a call. Returns [mask, prompt], float64.
+        Cost: counted as mask × prompt evaluations. A game that supplies no
+        ``_values_per_prompt`` evaluates each *different* mask on all prompts.
+        """
+        masks = torch.as_tensor(np.asarray(masks) if isinstance(masks, (list, tuple)) else masks)
+        if masks.ndim != 3 or masks.shape[1] != self.n_prompts:
+            raise InputError(
+                f"Masks per prompt have shape {tuple(masks.shape)}; expected "
+                f"[mask, {self.n_prompts}, {self.n_players}] [mask, prompt, player]."
+            )
+        masks = self.check_masks(masks.flatten(0, 1)).unflatten(0, tuple(masks.shape[:2]))
+        self.evaluations += masks.shape[0] * self.n_prompts
+        return self._checked(self._values_per_prompt(masks).to("cpu", torch.float64), "value")
+
+    def gradient(self, masks: Any) -> Gradients:
+        """``∂v/∂mask`` at each mask, [mask, prompt, player], float64.
+
+        The derivative of the *soft* game, in which activations are interpolated between source
+        and clean. Cost: one forward and one backward pass a row.
+        """
+        masks = self.check_masks(masks)
+        self.evaluations += masks.shape[0] * self.n_prompts
+        return self._checked(self._gradient(masks).to("cpu", torch.float64), "gradient")
+
+    def sensitivity(self, masks: Any) -> Gradients:
+        """``‖∂v/∂x_i‖₂`` of the raw values ``x_i`` that each player holds: [mask, prompt, player].
+
+        Distinct from the mask gradient: no source enters, and the sign is lost. Units: target per
+        unit of activation. Cost as :meth:`gradient`.
+        """
+        masks = self.check_masks(masks)
+        self.evaluations += masks.shape[0] * self.n_prompts
+        return self._checked(self._sensitivity(masks).to("cpu", torch.float64), "sensitivity")
+
+    def full(self) -> Float[Tensor, " prompt"]:
+        """``v(N)``: every player present."""
+        return self(torch.ones(1, self.n_players))[0]
+
+    def empty(self) -> Float[Tensor, " prompt"]:
+        """``v(∅)``: every player absent."""
+        return self(torch.zeros(1, self.n_players))[0]
+
+    @contextmanager
+    def watched(self, watch: Callable[[float], None]) -> Iterator[None]:
+        """Inside, ``watch(masks)`` hears how many masks of the call under way are finished."""
+        before, self._watch = self._watch, watch
+        try:
+            yield
+        finally:
+            self._watch = before
+
+    def report(self, masks: float) -> None:
+        """For subclasses, from inside a long call: so many of its masks are finished. Cheap."""
+        if self._watch is not None:
+            self._watch(masks)
+
+    def check_masks(self, masks: Any) -> Tensor:
+        """Masks as a [mask, player] tensor, or an InputError that says what is wrong."""
+        tensor = torch.as_tensor(np.asarray(masks) if isinstance(masks, (list, tuple)) else masks)
+        if tensor.ndim == 1:
+            tensor = tensor[None]
+        if tensor.ndim != 2 or tensor.shape[1] != self.n_players:
+            raise InputError(
+                f"Masks have shape {tuple(tensor.shape)}; expected [mask, {self.n_players}], "
+                f"one column for each of the game's players ({self.players.names[0]!r}, ...)."
+            )
+        if tensor.dtype == torch.bool:
+            return tensor
+        if not tensor.is_floating_point():
+            tensor = tensor.to(torch.float32)
+        if tensor.numel() and not bool(((tensor >= 0) & (tensor <= 1)).all()):
+            raise InputError(
+                f"Mask values must lie in [0, 1] (1 present, 0 absent); got "
+                f"{tensor.min().item():g} to {tensor.max().item():g}."
+            )
+        return tensor
+
+    def _checked(self, values: Tensor, what: str) -> Tensor:
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            bad = (~finite).transpose(0, 1).flatten(1).any(1).nonzero().flatten().tolist()
+            labels = "; ".join(f"{i}: {self.prompt_labels[i]!r}" for i in bad[:3])
+            raise NotFiniteError(
+                f"The target's {what} is NaN or infinite for prompt {labels}"
+                f"{' and others' if len(bad) > 3 else ''}. Try float32 instead of a half "
+                f"precision dtype, or check the target and the source on these prompts."
+            )
+        return values
+
+    # --- what a subclass computes -----------------------------------------------------------------
+
+    @abstractmethod
+    def _values(self, masks: Tensor) -> Tensor:
+        """[mask, player] (bool or floating) -> [mask, prompt]."""
+
+    def _values_per_prompt(self, masks: Tensor) -> Tensor:
+        """[mask, prompt, player] -> [mask, prompt]; override where a row can be one prompt's."""
+        n_prompts = masks.shape[1]
+        rows, inverse = torch.unique(masks.flatten(0, 1), dim=0, return_inverse=True)
+        values = self._values(rows).to("cpu")
+        return values[inverse.to("cpu").reshape(-1, n_prompts), torch.arange(n_prompts)]
+
+    def _gradient(self, masks: Tensor) -> Tensor:
+        raise NotSupportedError(
+            f"{type(self).__name__} has no gradient; use a perturbation method such as "
+            f"leave_one_out or shapley."
+        )
+
+    def _sensitivity(self, masks: Tensor) -> Tensor:
+        raise NotSupportedError(
+            f"{type(self).__name__} has no raw values to differentiate by; use the mask gradient."
+        )
+
+
+class FunctionGame(Game):
+    """A game from any torch function of the masks; the gradient is autograd's.
+
+    function: [mask, player] float64 -> [mask, prompt] (or [mask] for one prompt).
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], players: Players | int, n_prompts: int = 1
+    ):
+        self.players = Players.numbered(players) if isinstance(players, int) else players
+        self._function = function
+        self._n_prompts = n_prompts
+
+    @property
+    def prompt_labels(self) -> tuple[str, ...]:
+        return tuple(f"prompt {i}" for i in range(self._n_prompts))
+
+    def _values(self, masks: Tensor) -> Tensor:
+        values = self._function(masks.to(torch.float64))
+        return values.reshape(masks.shape[0], self._n_prompts)
+
+    def _gradient(self, masks: Tensor) -> Tensor:
+        leaf = masks.to(torch.float64).detach().requires_grad_(True)
+        with torch.enable_grad():
+            values = self._values(leaf)
+            columns = [
+                torch.autograd.grad(values[:, p].sum(), leaf, retain_graph=True)[0]
+                for p in range(self._n_prompts)
+            ]
+        return torch.stack(columns, dim=1)
+
+    def _sensitivity(self, masks: Tensor) -> Tensor:
+        # The only value that such a player holds is its mask.
+        return self._gradient(masks).abs()
+
+
+class TableGame(FunctionGame):
+    """A game given by its ``2^n`` values, soft masks by the multilinear extension. For tests.
+
+    table: [2^n] or [prompt, 2^n]; entry ``s`` is ``v`` of the subset whose bit ``i`` says whether
+        player ``i`` is present.
+    """
+
+    def __init__(self, table: Any, players: Players | None = None):
+        values = torch.as_tensor(np.asarray(table), dtype=torch.float64)
+        values = values[None] if values.ndim == 1 else values
+        n = int(values.shape[1]).bit_length() - 1
+        if values.shape[1] != 2**n or n == 0:
+            raise InputError(f"A table needs 2^n values for n >= 1 players; got {values.shape[1]}.")
+        self.table = values
+        bits = (torch.arange(2**n)[:, None] >> torch.arange(n)) & 1
+
+        def multilinear(masks: Tensor) -> Tensor:
+            m = masks[:, None, :]
+            weights = torch.where(bits.bool(), m, 1 - m).prod(-1)  # [mask, subset]
+            return weights @ values.T
+
+        super().__init__(multilinear, players or Players.numbered(n), len(values))

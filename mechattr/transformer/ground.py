@@ -1,0 +1,312 @@
+"""The ground of a game: the base run of some prompts and what their players move it to.
+
+Everything that rows share is computed here once: the residual stream at every layer, the keys and
+values, the value that each absent (or, on base "source", present) activation takes, and from these
+the :class:`~mechattr.transformer.schedule.Reach` of every player.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechattr.transformer.graph import ADDED_LAST, Bound, Cells, Site
+from mechattr.transformer.model import Edit, Face, Past
+from mechattr.transformer.prompts import Prompts
+from mechattr.transformer.schedule import Reach, reach
+from mechattr.transformer.sources import RunSource, ValueSource
+from mechattr.transformer.targets import BoundTarget
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One run of padded prompts.
+
+    resid: the residual stream entering each block, and after the last: n_layers + 1 of
+        [prompt, position, d_model].
+    past: each layer's keys and values.
+    values: sites' values, [prompt, position, unit, width].
+    positional: the additive positional embedding in the stream, [1 or prompt, position, d_model].
+    """
+
+    resid: list[Tensor]
+    past: list[Past]
+    values: dict[Site, Tensor]
+    positional: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """The base run of a chunk of prompts.
+
+    cells: each site with the owner table of these prompts, on the device.
+    goal: per site, the value at weight 1: [prompt or 1, position or 1, unit, width], None is zero.
+    origin: per site, the value at weight 0 where that isn't the live one (value sources on base
+        "source", where an absent activation *is* its source value whatever runs before it).
+    after: base values of the sites that a block adds last.
+    final: the base run's last residual stream at the positions read, [prompt, read, d_model].
+    clean_logits: the clean run's logits there, if the target compares with them.
+    """
+
+    prompts: np.ndarray
+    run: Record
+    cells: list[tuple[Site, Tensor]]
+    goal: dict[Site, Tensor | None]
+    origin: dict[Site, Tensor | None] | None
+    reach: Reach
+    stop: np.ndarray
+    positions: Tensor
+    final: Tensor
+    clean_logits: Tensor | None
+
+
+def pad(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Rows of unequal length as one [row, position] batch, padded on the right (by the last
+    value: whatever stands there is never looked at, because attention is causal)."""
+    longest = max(len(row) for row in rows)
+    padded = [torch.cat([row, row[-1:].expand(longest - len(row), *row.shape[1:])]) for row in rows]
+    return torch.stack(padded).to(device)
+
+
+def record_run(
+    face: Face,
+    tokens: Tensor,
+    sites: Sequence[Site],
+    *,
+    added: Tensor | None = None,
+    change: Callable[[Site, Tensor], Tensor] | None = None,
+    keep: bool = True,
+) -> Record:
+    """Run padded tokens [prompt, position] block by block and record.
+
+    added: what to add to the token embeddings.
+    change: a replacement for each site's value as it is computed, before it is recorded.
+    keep: also keep every layer's residual stream, keys and values.
+    """
+    face.prepare(tokens)
+    by_layer: dict[int, list[Site]] = {}
+    for site in sites:
+        by_layer.setdefault(site.layer, []).append(site)
+    values: dict[Site, Tensor] = {}
+
+    def see(site: Site, value: Tensor) -> Tensor | None:
+        values[site] = as_cells(value, site)
+        if change is None:
+            return None
+        values[site] = change(site, values[site])
+        return values[site].reshape(value.shape)
+
+    resid, position = face.embed(tokens)
+    resid = resid if added is None else resid + added
+    stream: list[Tensor] = []
+    past: list[Past] = []
+    for layer in range(face.n_layers):
+        resid, edits = entering(by_layer.get(layer, ()), resid, position, see)
+        out, kept = face.run_block(layer, resid, 0, None, edits, keep=keep)
+        if keep:
+            stream.append(resid)
+            assert kept is not None
+            past.append(kept)
+        resid = leaving(by_layer.get(layer, ()), out, see)
+    return Record([*stream, resid], past, values, position)
+
+
+def entering(
+    sites: Sequence[Site],
+    resid: Tensor,
+    position: Tensor | None,
+    see: Callable[[Site, Tensor], Tensor | None],
+) -> tuple[Tensor, list[Edit]]:
+    """Apply ``see`` to the sites on the way into a block; the rest become edits inside it.
+
+    ``see(site, value)`` returns the new value or None. A token's value is the residual stream
+    less the positional embedding. ``resid_mid`` is edited through the attention's output, because
+    a TransformerBridge's own hook there touches only the MLP's input and not the stream.
+    """
+    edits: list[Edit] = []
+    for site in sites:
+        if site.stage == "embed":
+            value = resid if position is None else resid - position
+            seen = see(site, value)
+            if seen is not None:
+                # the difference, so that cells left alone stay so to the last bit
+                resid = seen if position is None else resid + (seen - value)
+        elif site.stage == "resid_pre":
+            seen = see(site, resid)
+            resid = resid if seen is None else seen
+    for site in sites:
+        if site.stage == "resid_mid":
+            name = f"blocks.{site.layer}.hook_attn_out"
+            edits.append((name, _mid(site, resid, see)))
+        elif site.stage not in ("embed", "resid_pre", "resid_post"):
+            edits.append((site.hook, _at(site, see)))
+    return resid, edits
+
+
+def _at(site: Site, see: Callable[[Site, Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+    return lambda value: see(site, value)
+
+
+def _mid(
+    site: Site, resid: Tensor, see: Callable[[Site, Tensor], Tensor | None]
+) -> Callable[[Tensor], Tensor | None]:
+    def edit(attn_out: Tensor) -> Tensor | None:
+        mid = resid + attn_out
+        seen = see(site, mid)
+        # the difference, so that cells left alone stay so to the last bit
+        return None if seen is None else attn_out + (seen - mid)
+
+    return edit
+
+
+def leaving(
+    sites: Sequence[Site], resid: Tensor, see: Callable[[Site, Tensor], Tensor | None]
+) -> Tensor:
+    for site in sites:
+        if site.stage == "resid_post":
+            seen = see(site, resid)
+            resid = resid if seen is None else seen
+    return resid
+
+
+def as_cells(value: Tensor, site: Site) -> Tensor:
+    """[row, position, ...] -> [row, position, unit, width]."""
+    return value.reshape(*value.shape[:2], site.units, -1)
+
+
+@torch.no_grad()
+def record_sites(
+    face: Face, prompts: Prompts, sites: Sequence[Site], tokens_at_once: int
+) -> dict[Site, list[Tensor]]:
+    """Each prompt's values at sites, [position, unit, width], padding removed."""
+    out: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    size = max(1, tokens_at_once // max(prompts.lengths))
+    with face.quiet():
+        for first in range(0, len(prompts), size):
+            rows = prompts.tokens[first : first + size]
+            values = record_run(face, pad(rows, face.device), sites, keep=False).values
+            for site in sites:
+                out[site] += [v[: len(r)] for v, r in zip(values[site], rows, strict=True)]
+    return out
+
+
+@torch.no_grad()
+def lay_ground(
+    face: Face,
+    prompts: Prompts,
+    chosen: np.ndarray,
+    bound: Bound,
+    source: RunSource | ValueSource,
+    target: BoundTarget,
+    base: str,
+) -> Ground:
+    """Run what the rows of the ``chosen`` prompts share. One or two forward passes."""
+    rows = [prompts.tokens[i] for i in chosen]
+    sites = [c.site for c in bound.cells]
+    clean_tokens = pad(rows, face.device)
+    cells = local_cells(bound, chosen, clean_tokens.shape[1])
+    positions = target.positions[chosen]
+    with face.quiet():
+        if isinstance(source, RunSource):
+            run, goal, clean_final = _two_runs(face, clean_tokens, chosen, sites, source, base)
+            origin = None
+        else:
+            run, goal, origin, clean_final = _value_runs(
+                face, clean_tokens, cells, sites, source, base
+            )
+        at = positions.to(face.device)
+        clean_logits = face.logits(_rows_at(clean_final, at), None) if target.needs_clean else None
+    differs = [
+        _differs(run.values[s], goal[s]).expand(len(rows), -1, -1).cpu().numpy() for s in sites
+    ]
+    stop = positions.max(1).values.numpy() + 1
+    read = np.zeros((len(rows), clean_tokens.shape[1]), bool)
+    read[np.arange(len(rows))[:, None], positions.numpy()] = True
+    late = {s: v for s, v in run.values.items() if s.stage in ADDED_LAST}
+    return Ground(
+        prompts=chosen,
+        run=Record(run.resid, run.past, late, run.positional),
+        goal=goal,
+        origin=origin,
+        cells=[(c.site, torch.as_tensor(c.owner, device=face.device)) for c in cells],
+        reach=reach(cells, differs, stop, read, len(bound.players), face.n_layers),
+        stop=stop,
+        positions=at,
+        final=_rows_at(run.resid[-1], at),
+        clean_logits=clean_logits,
+    )
+
+
+def local_cells(bound: Bound, chosen: np.ndarray, width: int) -> list[Cells]:
+    """The owner tables of the chosen prompts, cut to their longest."""
+    out = []
+    for c in bound.cells:
+        owner = c.owner if len(c.owner) == 1 else c.owner[chosen]
+        out.append(Cells(c.site, owner[:, :width] if owner.shape[1] > 1 else owner))
+    return out
+
+
+def _two_runs(
+    face: Face,
+    clean: Tensor,
+    chosen: np.ndarray,
+    sites: Sequence[Site],
+    source: RunSource,
+    base: str,
+) -> tuple[Record, dict[Site, Tensor | None], Tensor]:
+    other = pad([source.tokens[i] for i in chosen], face.device)
+    added = None
+    if source.added is not None:
+        added = pad([source.added[i] for i in chosen], face.device)
+    on_clean = base == "clean"
+    clean_run = record_run(face, clean, sites, keep=on_clean)
+    source_run = record_run(face, other, sites, added=added, keep=not on_clean)
+    run, goal = (clean_run, source_run) if on_clean else (source_run, clean_run)
+    return run, dict(goal.values), clean_run.resid[-1]
+
+
+def _value_runs(
+    face: Face,
+    clean: Tensor,
+    cells: Sequence[Cells],
+    sites: Sequence[Site],
+    source: ValueSource,
+    base: str,
+) -> tuple[Record, dict[Site, Tensor | None], dict[Site, Tensor | None] | None, Tensor]:
+    if base == "clean":
+        run = record_run(face, clean, sites)
+        return run, {s: source.values[s] for s in sites}, None, run.resid[-1]
+    # Base "source" without a source prompt: the clean prompt with every player at its source value.
+    clean_run = record_run(face, clean, sites, keep=False)
+    owners = {c.site: torch.as_tensor(c.owner >= 0, device=face.device) for c in cells}
+    width = clean.shape[1]
+
+    def absent(site: Site, value: Tensor) -> Tensor:
+        owned = owners[site]
+        replacement = fit(source.values[site], width)
+        if replacement is None:
+            return torch.where(owned[..., None], torch.zeros_like(value), value)
+        return torch.where(owned[..., None], replacement.to(value), value)
+
+    run = record_run(face, clean, sites, change=absent)
+    origin = {s: source.values[s] for s in sites}
+    return run, dict(clean_run.values), origin, clean_run.resid[-1]
+
+
+def fit(value: Tensor | None, width: int) -> Tensor | None:
+    """A positional value cut to the chunk's positions."""
+    return value[:, :width] if value is not None and value.shape[1] > 1 else value
+
+
+def _differs(a: Tensor, b: Tensor | None) -> Tensor:
+    if b is None:
+        return (a != 0).any(-1)
+    return (a != fit(b, a.shape[1])).any(-1)
+
+
+def _rows_at(resid: Tensor, positions: Tensor) -> Tensor:
+    return resid.gather(1, positions[..., None].expand(-1, -1, resid.shape[-1]))

@@ -1,0 +1,341 @@
+"""PatchGame: players of a transformer × prompts × source × target, on the batched engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechattr.errors import InputError
+from mechattr.game import Game
+from mechattr.transformer.engine import Engine, Masks, read_target
+from mechattr.transformer.graph import Bound, PlayerSpec, Site
+from mechattr.transformer.ground import Ground, lay_ground, record_sites
+from mechattr.transformer.memory import plan
+from mechattr.transformer.model import Face, face_of
+from mechattr.transformer.prompts import Prompts, tokenizer_of
+from mechattr.transformer.schedule import NEVER, Rows, concatenate_rows, plan_rows
+from mechattr.transformer.slopes import mask_gradients, sensitivities
+from mechattr.transformer.sources import Source
+from mechattr.transformer.targets import BoundTarget, Target, as_target
+
+Base = Literal["clean", "source"]
+
+
+class PatchGame(Game):
+    """A game on a transformer: a present player has its clean activation, an absent one its
+    source's.
+
+    Two bases with the same ends, ``v(N)`` the clean run and ``v(∅)`` the source's (when the
+    players cover the cut):
+
+    - ``"clean"`` (noising): run the clean prompt; ``x ← x + (1 − m)(source − x)``.
+    - ``"source"`` (denoising): run the source; ``x ← x + m(clean − x)``.
+
+    ``x`` is the live value, so that what comes before flows on through the present players. On base
+    "source" with a value source (zero, mean) there is no source prompt to run: an absent activation
+    is its source value and a present one its clean value, whatever comes before.
+
+    model: a HookedTransformer or TransformerBridge.
+    players: what to attribute to, e.g. ``heads(per_position=True)``, ``tokens() + mlps()``.
+    target: one of ``mechattr.targets``, or a function of the logits.
+    source: one of ``mechattr.sources``.
+
+    Cost of a call: at most one forward pass from a row's first change on, for each mask that isn't
+    the base run or a copy of another.
+    """
+
+    rows_run: int = 0
+    """Rows that the engine really ran: what no-ops and equal masks saved isn't in it."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Prompts,
+        players: PlayerSpec,
+        target: Target | Callable[..., Tensor],
+        *,
+        source: Source,
+        base: Base = "clean",
+    ):
+        _check_arguments(prompts, players, source, base)
+        self.face = face_of(model)
+        self.prompts = prompts
+        self.source = source
+        self.base: Base = base
+        longest = max(range(len(prompts)), key=lambda i: prompts.lengths[i])
+        self.face.check(prompts.tokens[longest])
+        self.budget = plan(self.face, max(prompts.lengths))
+        self.bound: Bound = players.bind(self.face.shape, prompts)
+        self.players = self.bound.players
+        self.target: BoundTarget = as_target(target).bind(
+            prompts, tokenizer_of(model), self.face.d_vocab
+        )
+        self._parts: tuple[PatchGame, ...] = ()
+        if source.draws > 1:
+            self._parts = tuple(
+                PatchGame(model, prompts, players, target, source=one, base=base)
+                for one in source.split()
+            )
+            return
+        sites = [cells.site for cells in self.bound.cells]
+        self._source = source.bind(model, prompts, sites, self._record)
+        self._chunks = self._make_chunks()
+        self._grounds: OrderedDict[int, Ground] = OrderedDict()
+
+    # --- what it says of itself -------------------------------------------------------------------
+
+    @property
+    def prompt_labels(self) -> tuple[str, ...]:
+        return self.prompts.texts
+
+    @property
+    def tokens(self) -> tuple[tuple[str, ...], ...]:
+        return self.prompts.labels
+
+    @property
+    def exists(self) -> np.ndarray:
+        return self.bound.exists
+
+    @property
+    def base_end(self) -> float:
+        return 1.0 if self.base == "clean" else 0.0
+
+    def draws(self) -> Sequence[Game]:
+        return self._parts or (self,)
+
+    def describe(self) -> dict[str, Any]:
+        from mechattr.transformer.loading import revision_of
+
+        tokenizer = tokenizer_of(self.face.model)
+        return {
+            "game": "PatchGame",
+            "target": self.target.label,
+            **self.source.summary(),
+            "base": self.base,
+            "reduction": "none: one value a prompt; positions as the players say",
+            "players": repr(self.players),
+            "sites": sorted({c.site.hook for c in self.bound.cells}),
+            "model": self.face.name,
+            "model_class": type(self.face.model).__name__,
+            "model_revision": revision_of(self.face.model),
+            "dtype": str(self.face.dtype).removeprefix("torch."),
+            "device": str(self.face.device),
+            "tokenizer": f"{type(tokenizer).__name__} {_tokenizer_hash(tokenizer)}",
+            "prepended_bos": self.prompts.prepended_bos,
+            "prompts": self.prompts.digest(),
+            "n_prompts": len(self.prompts),
+            "target_positions": list(self.prompts.target_positions),
+        }
+
+    # --- what it computes -------------------------------------------------------------------------
+
+    def _values(self, masks: Tensor) -> Tensor:
+        if self._parts:
+            return torch.stack([part._values(masks) for part in self._parts]).mean(0)
+        every = np.broadcast_to(np.arange(len(masks))[:, None], (len(masks), len(self.prompts)))
+        return self._evaluate(masks, every)
+
+    def _values_per_prompt(self, masks: Tensor) -> Tensor:
+        """masks [mask, prompt, player]: each prompt sees its own only."""
+        if self._parts:
+            return torch.stack([part._values_per_prompt(masks) for part in self._parts]).mean(0)
+        n_masks, n_prompts = masks.shape[:2]
+        which = np.arange(n_masks * n_prompts).reshape(n_masks, n_prompts)
+        return self._evaluate(masks.reshape(-1, self.n_players), which)
+
+    def _evaluate(self, masks: Tensor, which: np.ndarray) -> Tensor:
+        """which: [row, prompt] indices into ``masks``. Returns [row, prompt] values."""
+        out = torch.empty(which.shape, dtype=torch.float64)
+        table = Masks.of(masks, self.base, self.face.device)
+        on_cpu = masks.cpu().numpy()
+        with self.face.quiet():
+            for number, chosen in enumerate(self._chunks):
+                ground = self._ground(number)
+                rows, places = self._plan(ground, on_cpu, which[:, chosen])
+                values = self._base_values(ground)[None].repeat(len(which), 1)
+                if len(rows):
+                    tick = self._ticker(number, len(rows), len(which))
+                    engine = Engine(self.face, ground, self.target, table, self.budget, tick)
+                    run = engine.run(rows)
+                    filled = torch.as_tensor(places, device=values.device)
+                    values = torch.where(filled >= 0, run[filled.clamp(min=0)], values)
+                out[:, chosen] = values.to("cpu", torch.float64)
+        return out
+
+    def _plan(
+        self, ground: Ground, masks: np.ndarray, which: np.ndarray
+    ) -> tuple[Rows, np.ndarray]:
+        """The rows that must be run, and for each (row, prompt) its number among them (-1: the
+        base run's value)."""
+        parts: list[Rows] = []
+        places = np.full(which.shape, -1)
+        count = 0
+        for p in range(len(ground.prompts)):
+            active = masks[which[:, p]] != masks.dtype.type(self.base_end)
+            active &= ~ground.reach.idle[p]
+            runs = (active & (ground.reach.entry[p] != NEVER)).any(1)
+            if not runs.any():
+                continue
+            rows = np.flatnonzero(runs)
+            first, inverse = _distinct(masks[which[rows, p]], active[rows])
+            kept = rows[first]
+            parts.append(
+                plan_rows(active[kept], p, which[kept, p], ground.reach, int(ground.stop[p]))
+            )
+            places[rows, p] = count + inverse
+            count += len(first)
+        if not parts:
+            return _NO_ROWS, places
+        return concatenate_rows(parts), places
+
+    def _gradient(self, masks: Tensor) -> Tensor:
+        if self._parts:
+            return torch.stack([part._gradient(masks) for part in self._parts]).mean(0)
+        return self._slopes(masks, mask_gradients, whole=False)
+
+    def _sensitivity(self, masks: Tensor) -> Tensor:
+        if self._parts:
+            return torch.stack([part._sensitivity(masks) for part in self._parts]).mean(0)
+        return self._slopes(masks, sensitivities, whole=True)
+
+    def _slopes(self, masks: Tensor, compute: Callable[..., Tensor], *, whole: bool) -> Tensor:
+        """whole: differentiate at every position, not only where source and clean run differ."""
+        out = torch.zeros(len(masks), len(self.prompts), self.n_players, dtype=torch.float64)
+        table = Masks.of(masks, self.base, self.face.device)
+        with self.face.quiet():
+            for number, chosen in enumerate(self._chunks):
+                ground = self._ground(number)
+                rows = self._slope_rows(ground, len(masks), whole=whole)
+                if not len(rows):
+                    continue
+                tick = self._ticker(number, len(rows), len(masks))
+                engine = Engine(self.face, ground, self.target, table, self.budget, tick)
+                slopes = compute(engine, rows, masks).to("cpu", torch.float64)
+                where = (torch.as_tensor(rows.mask), torch.as_tensor(chosen[rows.prompt]))
+                out[where] = slopes
+        return out
+
+    def _slope_rows(self, ground: Ground, n_masks: int, *, whole: bool) -> Rows:
+        """Every mask on every prompt, each from the first layer and position of any player."""
+        reach, parts = ground.reach, []
+        every = np.ones((n_masks, self.n_players), dtype=bool)
+        for p in range(len(ground.prompts)):
+            if not whole and (reach.entry[p] == NEVER).all():
+                continue
+            rows = plan_rows(every, p, np.arange(n_masks), reach, int(ground.stop[p]))
+            if whole:
+                rows.entry[:] = reach.layers.any(0).argmax()
+                rows.start[:] = 0
+            rows.late[:] = False
+            rows.low[:], rows.high[:] = rows.start, rows.stop
+            parts.append(rows)
+        return concatenate_rows(parts) if parts else _NO_ROWS
+
+    # --- grounds ----------------------------------------------------------------------------------
+
+    def _make_chunks(self) -> list[np.ndarray]:
+        """Prompts in chunks of similar length whose base runs fit in memory together."""
+        order = np.argsort(self.prompts.lengths, kind="stable")
+        chunks, first = [], 0
+        for i in range(1, len(order) + 1):
+            full = (
+                i == len(order)
+                or (i - first + 1) * self.prompts.lengths[order[i]] > self.budget.ground_tokens
+            )
+            if full:
+                chunks.append(order[first:i])
+                first = i
+        return chunks
+
+    def _ground(self, number: int) -> Ground:
+        """The ground of one chunk, kept as long as all that are kept fit in memory."""
+        if number in self._grounds:
+            self._grounds.move_to_end(number)
+            return self._grounds[number]
+        chunk = self._chunks[number]
+        ground = lay_ground(
+            self.face, self.prompts, chunk, self.bound, self._source, self.target, self.base
+        )
+        self._grounds[number] = ground
+        held = sum(
+            len(self._chunks[n]) * max(self.prompts.lengths[i] for i in self._chunks[n])
+            for n in self._grounds
+        )
+        if held > self.budget.ground_tokens and len(self._grounds) > 1:
+            self._grounds.popitem(last=False)
+        return ground
+
+    @torch.no_grad()
+    def _base_values(self, ground: Ground) -> Tensor:
+        every = torch.arange(len(ground.prompts), device=self.face.device)
+        return read_target(self.face, self.target, ground, ground.final, every)
+
+    def _record(self, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
+        return record_sites(self.face, prompts, sites, self.budget.call_tokens)
+
+    def _ticker(self, number: int, n_rows: int, n_masks: int) -> Callable[[int], None]:
+        """Counts the engine's finished rows and tells a progress bar, in masks."""
+        share = n_masks / len(self._chunks)
+        done = 0
+
+        def tick(rows: int) -> None:
+            nonlocal done
+            done += rows
+            self.rows_run += rows
+            self.report(share * (number + done / n_rows))
+
+        return tick
+
+
+_NO_ROWS = Rows(
+    *(np.zeros(0, int) for _ in range(8)),  # type: ignore[arg-type]
+    touched=np.zeros((0, 1), bool),
+)
+
+
+def _distinct(masks: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the first of each set of equal rows, and for each row which one it equals.
+
+    Players that aren't active count as equal whatever their mask says.
+    """
+    seen = np.packbits(active, axis=1) if masks.dtype == bool else np.where(active, masks, -1)
+    seen = np.ascontiguousarray(seen)
+    keys = seen.view(np.dtype((np.void, seen.dtype.itemsize * seen.shape[1]))).reshape(-1)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # keep the caller's order
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[inverse.reshape(-1)]
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:12]
+
+
+def _check_arguments(prompts: Any, players: Any, source: Any, base: Any) -> None:
+    if not isinstance(prompts, Prompts):
+        raise InputError(
+            f"prompts is {type(prompts).__name__}; expected Prompts: "
+            f"mechattr.Prompts.from_pairs(model, clean, counterfactual)."
+        )
+    if not isinstance(players, PlayerSpec):
+        raise InputError(
+            f"players is {players!r}; expected tokens(), heads(), mlps(), ... or a sum of them."
+        )
+    if not isinstance(source, Source):
+        raise InputError(
+            f"source is {source!r}; expected one of mechattr.sources, such as Counterfactual() "
+            f"or Zero() (an instance, with parentheses)."
+        )
+    if base not in ("clean", "source"):
+        raise InputError(f'base is {base!r}; expected "clean" or "source".')
+
+
+__all__ = ["Face", "PatchGame"]

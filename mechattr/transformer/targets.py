@@ -1,0 +1,328 @@
+"""Targets: what of the model's next-token prediction a game's value is.
+
+A target says which positions it reads and, where it needs only some of the vocabulary, which
+columns, so that the engine computes nothing else of the logits.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechattr.errors import InputError
+from mechattr.transformer.prompts import Prompts, token_id
+
+Answer = str | int | Sequence[Any]
+"""One answer for all prompts; a list of one a prompt; or a list of lists, a set a prompt."""
+
+
+@dataclass(frozen=True)
+class BoundTarget:
+    """A target resolved against prompts: what to read and how to turn it into one value a row.
+
+    positions: [prompt, read] positions whose logits are read; a prompt with fewer repeats its last.
+    columns: [prompt, column] vocabulary ids to compute, or None for the whole vocabulary.
+    value: (logits [row, read, column or vocabulary], prompt [row], clean) -> [row]; ``clean`` is
+        the clean run's logits of the same rows, or None unless ``needs_clean``.
+    """
+
+    label: str
+    positions: Int[Tensor, "prompt read"]
+    columns: Int[Tensor, "prompt column"] | None
+    value: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    needs_clean: bool = False
+
+
+@dataclass(frozen=True)
+class Target(ABC):
+    """What is attributed. Use the functions of this module to make one."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """How figures and tables name it."""
+
+    @abstractmethod
+    def bind(self, prompts: Prompts, tokenizer: Any, d_vocab: int) -> BoundTarget:
+        """Resolve answers and positions against the prompts."""
+
+
+def logit(answer: Answer) -> Target:
+    """The answer's logit, in logits (nats up to the softmax's constant)."""
+    return _Tokens("logit", answer)
+
+
+def logit_diff(answer: Answer, distractor: Answer) -> Target:
+    """``logit(answer) − logit(distractor)``: the log odds between the two, in nats."""
+    return _against("logit_diff", answer, distractor)
+
+
+def log_prob(answer: Answer) -> Target:
+    """``log p(answer)``, in nats."""
+    return _Tokens("log_prob", answer)
+
+
+def prob(answer: Answer) -> Target:
+    """``p(answer)``."""
+    return _Tokens("prob", answer)
+
+
+def prob_diff(answer: Answer, distractor: Answer) -> Target:
+    """``p(answer) − p(distractor)``; of sets, the difference of their total probabilities."""
+    return _against("prob_diff", answer, distractor)
+
+
+def _against(kind: str, answer: Answer, distractor: Answer) -> Target:
+    if distractor is None:
+        raise InputError(f"{kind} needs a distractor to set the answer against; got None.")
+    return _Tokens(kind, answer, distractor)
+
+
+def kl() -> Target:
+    """``KL(p_clean ‖ p)`` of the next-token distributions, in nats; 0 when all are present.
+
+    It measures a distance: a player whose presence keeps the prediction has a *negative* score.
+    """
+    return _KL()
+
+
+def loss(answer: Answer | None = None) -> Target:
+    """Cross-entropy, in nats: ``−log p(answer)``, or without an answer the mean over the clean
+    prompt's own next tokens. It falls when the prediction gets better."""
+    return _Tokens("loss", answer) if answer is not None else _PromptLoss()
+
+
+def custom(function: Callable[..., Tensor], label: str | None = None) -> Target:
+    """Any differentiable function of the logits at the target position.
+
+    function: ``f(logits [row, vocabulary])`` or ``f(logits, prompt [row])`` -> [row].
+    """
+    if not callable(function):
+        raise InputError(f"custom() takes a function of the logits; got {function!r}.")
+    return _Custom(function, label or str(getattr(function, "__name__", "custom")))
+
+
+def as_target(target: Target | Callable[..., Tensor]) -> Target:
+    """A Target as it is; a plain function of the logits as :func:`custom`."""
+    if isinstance(target, Target):
+        return target
+    if callable(target):
+        return custom(target)
+    raise InputError(
+        f"The target is {target!r}; expected one of mechattr.targets (logit_diff(...), "
+        f"log_prob(...), ...) or a function of the logits."
+    )
+
+
+_COLUMNS_SUFFICE = {"logit", "logit_diff"}
+
+
+@dataclass(frozen=True)
+class _Tokens(Target):
+    kind: str
+    answer: Any
+    distractor: Any = None
+
+    @property
+    def label(self) -> str:
+        if self.distractor is not None:
+            return f"{self.kind}({_show(self.answer)}, {_show(self.distractor)})"
+        return f"{self.kind}({_show(self.answer)})"
+
+    def bind(self, prompts: Prompts, tokenizer: Any, d_vocab: int) -> BoundTarget:
+        ids = _resolve(self.answer, prompts, tokenizer, d_vocab, "answer")
+        others = None
+        if self.distractor is not None:
+            others = _resolve(self.distractor, prompts, tokenizer, d_vocab, "distractor")
+            _check_differ(ids, others, tokenizer)
+        sizes = [ids.shape[1], 0 if others is None else others.shape[1]]
+        all_ids = ids if others is None else torch.cat([ids, others], dim=1)
+        compact = self.kind in _COLUMNS_SUFFICE
+
+        def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
+            chosen = all_ids.to(logits.device)[prompt]
+            scores = _token_scores(self.kind, logits[:, 0], chosen, compact)
+            parts = torch.split(scores, sizes, dim=1)
+            return _combine(self.kind, parts[0], chosen[:, : sizes[0]]) - (
+                _combine(self.kind, parts[1], chosen[:, sizes[0] :]) if sizes[1] else 0.0
+            )
+
+        return BoundTarget(
+            label=self.label,
+            positions=torch.tensor(prompts.target_positions)[:, None],
+            columns=all_ids.clamp(min=0) if compact else None,
+            value=value,
+        )
+
+
+def _token_scores(kind: str, logits: Tensor, chosen: Tensor, compact: bool) -> Tensor:
+    if compact:
+        return logits
+    if kind in ("log_prob", "loss"):
+        logits = logits.log_softmax(-1)
+    elif kind in ("prob", "prob_diff"):
+        logits = logits.softmax(-1)
+    return logits.gather(1, chosen.clamp(min=0))
+
+
+def _combine(kind: str, scores: Tensor, ids: Tensor) -> Tensor:
+    """One score from a set of tokens: the mean logit, or the total probability; id -1 is padding."""
+    real = ids >= 0
+    if kind in ("prob", "prob_diff"):
+        return torch.where(real, scores, 0).sum(1)
+    if kind in ("log_prob", "loss"):
+        total = torch.where(real, scores, -torch.inf).logsumexp(1)
+        return -total if kind == "loss" else total
+    return torch.where(real, scores, 0).sum(1) / real.sum(1)
+
+
+@dataclass(frozen=True)
+class _KL(Target):
+    @property
+    def label(self) -> str:
+        return "KL(clean || run)"
+
+    def bind(self, prompts: Prompts, tokenizer: Any, d_vocab: int) -> BoundTarget:
+        def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
+            assert clean is not None
+            p, q = clean[:, 0].log_softmax(-1), logits[:, 0].log_softmax(-1)
+            return (p.exp() * (p - q)).sum(-1)
+
+        positions = torch.tensor(prompts.target_positions)[:, None]
+        return BoundTarget(self.label, positions, None, value, needs_clean=True)
+
+
+@dataclass(frozen=True)
+class _PromptLoss(Target):
+    @property
+    def label(self) -> str:
+        return "loss(prompt)"
+
+    def bind(self, prompts: Prompts, tokenizer: Any, d_vocab: int) -> BoundTarget:
+        if min(prompts.lengths) < 2:
+            raise InputError(
+                "loss() without an answer needs prompts of two tokens or more: it averages over "
+                "each prompt's own next tokens. Give loss(answer)."
+            )
+        read = max(prompts.lengths) - 1
+        positions = torch.stack(
+            [torch.arange(read).clamp(max=n - 2) for n in prompts.lengths]
+        )  # [prompt, read]
+        real = torch.stack([torch.arange(read) < n - 1 for n in prompts.lengths])
+        following = torch.stack(
+            [row[at + 1] for row, at in zip(prompts.tokens, positions, strict=True)]
+        )
+
+        def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
+            next_ids = following.to(logits.device)[prompt]
+            keep = real.to(logits.device)[prompt]
+            scores = logits.log_softmax(-1).gather(2, next_ids[..., None])[..., 0]
+            return -torch.where(keep, scores, 0).sum(1) / keep.sum(1)
+
+        return BoundTarget(self.label, positions, None, value)
+
+
+@dataclass(frozen=True)
+class _Custom(Target):
+    function: Callable[..., Tensor]
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def bind(self, prompts: Prompts, tokenizer: Any, d_vocab: int) -> BoundTarget:
+        takes_prompt = _n_positional(self.function) >= 2
+
+        def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
+            rows = logits[:, 0]
+            out = self.function(rows, prompt) if takes_prompt else self.function(rows)
+            if not isinstance(out, Tensor) or out.shape != rows.shape[:1]:
+                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise InputError(
+                    f"The target function {self.name!r} returned {got}; expected one value a "
+                    f"row, shape ({len(rows)},), from logits {tuple(rows.shape)}."
+                )
+            return out
+
+        positions = torch.tensor(prompts.target_positions)[:, None]
+        return BoundTarget(self.label, positions, None, value)
+
+
+def _n_positional(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins without a signature
+        return 1
+    return sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+
+
+def _resolve(
+    answer: Any, prompts: Prompts, tokenizer: Any, d_vocab: int, what: str
+) -> Int[Tensor, "prompt answer"]:
+    """Ids [prompt, answer], padded with -1 where prompts have sets of different sizes."""
+    answer = _unwrapped(answer)
+    if isinstance(answer, (str, Integral)):
+        each: list[Any] = [answer] * len(prompts)
+    elif not isinstance(answer, Sequence):
+        # A set has no order that could pair its members with the prompts.
+        raise InputError(
+            f"The {what} is {answer!r}; expected a string, a token id, or a list of one a prompt "
+            f"(for a set of tokens a prompt, a list of lists)."
+        )
+    else:
+        each = list(answer)
+        if len(each) != len(prompts):
+            raise InputError(
+                f"Got {len(each)} {what}s for {len(prompts)} prompts; expected one for all, "
+                f"or a list of one a prompt (for a set of tokens a prompt, a list of lists)."
+            )
+    each = [_unwrapped(a) for a in each]
+    sets = [list(a) if isinstance(a, Iterable) and not isinstance(a, str) else [a] for a in each]
+    ids = [[token_id(tokenizer, a, d_vocab) for a in one] for one in sets]
+    for i, one in enumerate(ids):
+        if not one:
+            raise InputError(f"Prompt {i} has no {what}: its set is empty.")
+        if len(set(one)) < len(one):
+            raise InputError(
+                f"Prompt {i}: its set of {what}s names a token twice, which would count twice: "
+                f"{sets[i]!r}."
+            )
+    width = max(len(one) for one in ids)
+    return torch.tensor([one + [-1] * (width - len(one)) for one in ids])
+
+
+def _unwrapped(answer: Any) -> Any:
+    """Tensors, arrays and data frame columns as plain lists or numbers."""
+    return answer.tolist() if hasattr(answer, "tolist") else answer
+
+
+def _check_differ(ids: Tensor, others: Tensor, tokenizer: Any) -> None:
+    for i, (a, b) in enumerate(zip(ids.tolist(), others.tolist(), strict=True)):
+        if set(a) - {-1} == set(b) - {-1}:
+            raise InputError(
+                f"Prompt {i}: answer and distractor are the same token, "
+                f"{tokenizer.decode([a[0]])!r}; their difference is always 0."
+            )
+
+
+def _show(answer: Any) -> str:
+    answer = _unwrapped(answer)
+    if isinstance(answer, (str, Integral)):
+        return repr(answer)
+    shown = [repr(a) for a in list(answer)[:2]]
+    return "[" + ", ".join(shown) + (", ..." if len(list(answer)) > 2 else "") + "]"
+
+
+LogitFunction = Callable[[Float[Tensor, "row vocabulary"]], Float[Tensor, " row"]]

@@ -1,0 +1,124 @@
+"""Toy games with known answers, for the tests of everything that sees only a game."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechattr.game import FunctionGame, Game, TableGame
+from mechattr.players import Players
+
+
+class LinearGame(FunctionGame):
+    """``v(m) = c + w·m``, with other weights [prompt, player] on every prompt."""
+
+    def __init__(self, weights: np.ndarray, offset: np.ndarray):
+        self.weights = weights
+        w, c = torch.from_numpy(weights), torch.from_numpy(offset)
+        super().__init__(lambda m: c + m @ w.T, weights.shape[1], len(weights))
+
+
+def linear_game(n_players: int = 5, n_prompts: int = 2, seed: int = 0) -> LinearGame:
+    rng = np.random.default_rng(seed)
+    return LinearGame(rng.normal(size=(n_prompts, n_players)), rng.normal(size=n_prompts))
+
+
+def random_table(n_players: int = 4, n_prompts: int = 2, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n_prompts, 2**n_players))
+
+
+def table_game(n_players: int = 4, n_prompts: int = 2, seed: int = 0) -> TableGame:
+    """Any game at all: every subset has a value of its own."""
+    return TableGame(random_table(n_players, n_prompts, seed))
+
+
+def dummy_game(n_prompts: int = 2) -> FunctionGame:
+    """Five players, of which ``x1`` never matters; interactions and curvature among the others."""
+
+    def v(m: Tensor) -> Tensor:
+        a, _, b, c, d = m.unbind(-1)
+        one = 0.3 * a + 0.2 * b + 0.1 * c - 2 * d + a**3 + c**2 * d
+        return torch.stack([one + (1 + p) * a * b + p * c for p in range(n_prompts)], dim=-1)
+
+    return FunctionGame(v, 5, n_prompts)
+
+
+def symmetric_game(n_prompts: int = 2) -> FunctionGame:
+    """Four players, of which ``x0`` and ``x2`` can be exchanged."""
+
+    def v(m: Tensor) -> Tensor:
+        a, b, c, d = m.unbind(-1)
+        both = a * c + (a + c) * (b + 0.4) - 0.7 * (a**2 + c**2) * d + b
+        return torch.stack([(1 + p) * both + p * d for p in range(n_prompts)], dim=-1)
+
+    return FunctionGame(v, 4, n_prompts)
+
+
+def shapley_by_orders(game: Game) -> np.ndarray:
+    """[prompt, player] straight from the definition: the mean over all orders of arrival."""
+    n = game.n_players
+    total = np.zeros((game.n_prompts, n))
+    orders = list(permutations(range(n)))
+    cache: dict[tuple[bool, ...], np.ndarray] = {}
+
+    def v(mask: list[bool]) -> np.ndarray:
+        key = tuple(mask)
+        if key not in cache:
+            cache[key] = game([mask])[0].numpy()
+        return cache[key]
+
+    for order in orders:
+        mask = [False] * n
+        for i in order:
+            before = v(mask)
+            mask[i] = True
+            total[:, i] += v(mask) - before
+    return total / len(orders)
+
+
+class NoisyGame(Game):
+    """A game with a randomised source: ``v = w·m`` with other weights in every draw."""
+
+    def __init__(self, weights: np.ndarray):
+        self.players = Players.numbered(weights.shape[1])
+        self._draws = [
+            FunctionGame(lambda m, row=row: m @ row, self.players)
+            for row in torch.as_tensor(weights, dtype=torch.float64)
+        ]
+
+    def draws(self) -> Sequence[Game]:
+        return self._draws
+
+    def _values(self, masks: Tensor) -> Tensor:
+        return torch.stack([draw(masks) for draw in self._draws]).mean(0)
+
+
+class RaggedGame(FunctionGame):
+    """Token players on prompts of other lengths: players past a prompt's end don't exist."""
+
+    def __init__(self, weights: Any, lengths: Sequence[int]):
+        table = torch.as_tensor(weights, dtype=torch.float64)
+        there = torch.arange(table.shape[1]) < torch.tensor(lengths)[:, None]
+        self.weights = (table * there).numpy()
+        self._there = there.numpy()
+        n = table.shape[1]
+        tokens = Players(
+            tuple(f"token {i}" for i in range(n)),
+            {"kind": ("token",) * n, "position": tuple(range(n))},
+            ("position",),
+        )
+        kept = torch.from_numpy(self.weights)
+        super().__init__(lambda m: m @ kept.T, tokens, len(lengths))
+
+    @property
+    def exists(self) -> np.ndarray:
+        return self._there
+
+    @property
+    def tokens(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(f"w{i}" for i in range(row.sum())) for row in self._there)
