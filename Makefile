@@ -31,17 +31,18 @@ clean:
 # A stamp is newer than what it was installed from, so that nothing is installed twice.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing mechattr into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the development tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON); try PYTHON=/path/to/python3.11 make ..." >&2; exit 1; }
+	@$(PYTHON) -c '' 2>/dev/null || { \
+		echo "$(PYTHON) does not run here. Try PYTHON=/path/to/python3.11 make ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "mechattr needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1). Try PYTHON=python3.11 make ..." >&2; \
-		exit 1; }
+		echo "mechattr needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+			"Try PYTHON=/path/to/python3.11 make ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

@@ -229,9 +229,10 @@ class Attribution:
         lines = [
             f"Attribution of {of} by {self.method}: {len(self.players)} players, "
             f"{self.n_prompts} prompt{'s' if self.n_prompts > 1 else ''}",
-            f"  v(N) = {_brief(self.full)}, v(∅) = {_brief(self.empty)}, "
-            f"completeness gap {_brief(self.gap)}",
+            f"  v(N) = {_brief(self.full)}, v(∅) = {_brief(self.empty)}",
         ]
+        if self.provenance.get("signed", True):  # magnitudes sum to nothing
+            lines[-1] += f", completeness gap {_brief(self.gap)}"
         lines += [f"  {line}" for line in self.top(5).to_string(index=False).splitlines()]
         return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -86,10 +87,8 @@ class NoisyGame(Game):
 
     def __init__(self, weights: np.ndarray):
         self.players = Players.numbered(weights.shape[1])
-        self._draws = [
-            FunctionGame(lambda m, row=row: m @ row, self.players)
-            for row in torch.as_tensor(weights, dtype=torch.float64)
-        ]
+        rows = torch.as_tensor(weights, dtype=torch.float64)
+        self._draws = [FunctionGame(partial(torch.mv, vec=row), self.players) for row in rows]
 
     def draws(self) -> Sequence[Game]:
         return self._draws

@@ -126,7 +126,9 @@ def ioi(
     ("ABBA": IO before S1, "BABA": S1 before IO), io, subject, place, object ("" where the template
     has none), and the positions of IO, S1, S2 and the end in the clean prompt's tokens.
 
-    Measured on SmolLM2-135M-Instruct (64 prompts, seed 0): see ``tests/circuits/test_real.py``.
+    SmolLM2-135M-Instruct (size 64, seed 0) is right on 63, with the answer as its top token on 60;
+    the target is 5.08 ± 0.30 on the clean prompts and −4.96 ± 0.25 on "swap_subject".
+
     Raises InputError when the tokenizer has too few suitable words, or ``size`` distinct prompts
     don't exist.
     """

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mechattr.display import terminal as terminal
     from mechattr.display.figures import curve_plot as curve_plot
     from mechattr.display.figures import plot as plot
     from mechattr.display.html_report import Item as Item
@@ -35,7 +36,17 @@ _HOME = {
     "readable": "tokens",
     "view": "views",
 }
-__all__ = ["terminal", *_HOME]
+__all__ = [
+    "Item",
+    "attribution_html",
+    "curve_plot",
+    "plot",
+    "position_labels",
+    "readable",
+    "report",
+    "terminal",
+    "view",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -93,8 +93,8 @@ def _heat(shown: Heat, end: float) -> go.Figure:
     )
     made = go.Figure(heat)
     made.update_layout(height=height, plot_bgcolor=scale.MISSING)
-    made.update_xaxes(title=shown.columns.name, **_category(shown.columns.labels))
-    made.update_yaxes(title=shown.rows.name, **_category(shown.rows.labels) | {"tickangle": 0})
+    made.update_xaxes({"title": shown.columns.name} | _category(shown.columns.labels, turn=True))
+    made.update_yaxes({"title": shown.rows.name} | _category(shown.rows.labels))
     return made
 
 
@@ -145,12 +145,12 @@ def _bars(shown: Bars | Strip, end: float) -> go.Figure:
     }
     if lying:
         made.update_layout(height=int(np.clip(120 + 20 * len(labels), 220, 1400)))
-        made.update_xaxes(**wide)
-        made.update_yaxes(autorange="reversed", **_category(labels) | {"tickangle": 0})
+        made.update_xaxes(wide)
+        made.update_yaxes({"autorange": "reversed"} | _category(labels))
     else:
         made.update_layout(height=360)
-        made.update_yaxes(**wide)
-        made.update_xaxes(title=shown.axis.name, **_category(labels))
+        made.update_yaxes(wide)
+        made.update_xaxes({"title": shown.axis.name} | _category(labels, turn=True))
     return made
 
 
@@ -180,11 +180,11 @@ def _error_bars(scores: Scores, lying: bool) -> dict[str, Any]:
     return {"error_x" if lying else "error_y": bar}
 
 
-def _category(labels: Sequence[str]) -> dict[str, Any]:
+def _category(labels: Sequence[str], *, turn: bool = False) -> dict[str, Any]:
     """Labels stay text (a "3" is a name, not a place), all shown where they fit."""
     shown: dict[str, Any] = {"type": "category", "automargin": True, "showgrid": False}
     shown |= {"dtick": 1} if len(labels) <= 40 else {"nticks": 24}
-    if max(len(label) for label in labels) > 3:
+    if turn and max(len(label) for label in labels) > 3:
         shown["tickangle"] = -50
     return shown
 
@@ -235,9 +235,16 @@ def curve_plot(curve: Any, *, title: bool = True) -> go.Figure:
 
 
 def curve_title(curve: Any) -> str:
-    """``"deletion, area under the curve 0.31"``."""
+    """``"deletion by shapley scores: area under the normalised curve 0.31, lower is better"``."""
     name, auc = getattr(curve, "name", "") or "faithfulness", getattr(curve, "auc", None)
-    return name if auc is None else f"{name}, area under the curve {words.mean_text(auc)}"
+    if auc is None:
+        return name
+    known = np.asarray(auc, dtype=float)
+    known = known[np.isfinite(known)]
+    area = words.mean_text(known) if known.size else "undefined"
+    better = {"deletion": ", lower is better", "insertion": ", higher is better"}
+    kind = getattr(curve, "kind", "")
+    return f"{name}: area under the normalised curve {area}{better.get(kind, '')}"
 
 
 def _spread(fractions: np.ndarray, values: np.ndarray) -> go.Scatter:

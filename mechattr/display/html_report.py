@@ -178,10 +178,7 @@ def _section(item: Item, number: int, prompts_shown: int) -> dict[str, Any]:
         "strips": [_safe(static.part(v)) for v in static.pictures(one) if isinstance(v, Strip)],
         "figures": [_drawn(shown) for shown in _views(one)],
         "table": _safe(static.top_table(one, 15)),
-        "curves": [
-            _figure(figures.curve_plot(curve, title=False), figures.curve_title(curve), None)
-            for curve in item.curves
-        ],
+        "curves": [_curve(curve) for curve in item.curves],
         "prompts": [_prompt(one, i) for i in range(shown)] if one.n_prompts > 1 else [],
         "left": left,
         "provenance": _provenance(one),
@@ -200,6 +197,11 @@ def _drawn(shown: View) -> dict[str, Any]:
     return _figure(figures.figure(shown, title=False), shown.note, figures.width(shown))
 
 
+def _curve(curve: Any) -> dict[str, Any]:
+    drawn = _figure(figures.curve_plot(curve, title=False), figures.curve_title(curve), None)
+    return drawn | {"below": getattr(curve, "note", "")}
+
+
 def _figure(made: go.Figure, note: str, width: int | None) -> dict[str, Any]:
     # As data, not as code: nothing in a label can end the script element or be run.
     data = made.to_json() or "{}"
@@ -208,6 +210,7 @@ def _figure(made: go.Figure, note: str, width: int | None) -> dict[str, Any]:
     return {
         "json": _safe(data),
         "note": note,
+        "below": "",
         "height": int(made.layout.height),
         "width": "100%" if width is None else f"min(100%, {width}px)",
     }
@@ -235,11 +238,5 @@ def _provenance(one: Attribution) -> list[tuple[str, str]]:
 
 
 def _versions(sections: list[Item]) -> str:
-    keys = ("version", "library_version", "mechattr_version", "mechattr")
-    found = {
-        str(section.attribution.provenance[key])
-        for section in sections
-        for key in keys
-        if key in section.attribution.provenance
-    }
-    return ", ".join(sorted(found))
+    found = {str(s.attribution.provenance.get("mechattr_version", "")) for s in sections}
+    return ", ".join(sorted(version for version in found if version[:1].isdigit()))

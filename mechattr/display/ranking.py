@@ -23,12 +23,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows, strongest first, with their headings. end: the largest magnitude, for bars."""
+    """Rows, strongest first, with their headings.
+
+    end: the largest magnitude, for bars. zeros: players that score exactly 0 and are left out.
+    """
 
     rows: tuple[Row, ...]
     units: str
     error_names: tuple[str, ...]
     end: float
+    zeros: int
+
+    @property
+    def note(self) -> str:
+        """What the rows don't show, or nothing."""
+        if not self.zeros:
+            return ""
+        return f"{self.zeros:,} other player{'s score' if self.zeros > 1 else ' scores'} exactly 0"
 
     @property
     def has_tokens(self) -> bool:
@@ -44,5 +55,16 @@ def ranking(attribution: Attribution, k: int = 10, prompt: int | None = None) ->
         name, token = player_and_token(str(row["player"]), str(row.get("token") or ""))
         errors = tuple(words.number(row[c], sign=False, digits=2) for c in columns)
         rows.append(Row(name, token, float(row["score"]), errors))
-    end = scale.limit([row.score for row in rows])
-    return Ranking(tuple(rows), words.units(attribution), tuple(_ERRORS[c] for c in columns), end)
+    zeros = 0
+    if any(row.score == 0 for row in rows) and any(row.score != 0 for row in rows):
+        # No-ops score exactly 0: a table that has come to them says how many, and ends.
+        rows = [row for row in rows if row.score != 0]
+        scores = attribution.mean if prompt is None else attribution.values[prompt]
+        zeros = int((scores == 0).sum())
+    return Ranking(
+        rows=tuple(rows),
+        units=words.units(attribution),
+        error_names=tuple(_ERRORS[c] for c in columns),
+        end=scale.limit([row.score for row in rows]),
+        zeros=zeros,
+    )

@@ -125,7 +125,8 @@ def top_table(attribution: Attribution, k: int = 10, prompt: int | None = None) 
         cells.append(f'<td class="ma-barcell">{_bar(row.score, best.end)}</td>')
         lines.append("".join(cells))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="ma-scroll"><table class="ma-top">{body}</table></div>'
+    note = f'<p class="ma-note">{escape(best.note)}</p>' if best.note else ""
+    return f'<div class="ma-scroll"><table class="ma-top">{body}</table></div>{note}'
 
 
 def _bar(score: float, end: float) -> str:

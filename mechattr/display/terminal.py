@@ -3,7 +3,7 @@
     show(attribution)                       all that fits the players
     tokens_text(attribution)                the prompt with coloured tokens
     heat_text(view(attribution))            a heat map of letters
-    top_table(attribution)                  the strongest players
+    top_table(ranking(attribution))         the strongest players
 
 Where there are no colours (a pipe, a file, NO_COLOR) the signs and digits say the same.
 """
@@ -19,9 +19,9 @@ from rich.text import Text
 
 from mechattr.attribution import Attribution
 from mechattr.display import scale, words
-from mechattr.display.ranking import ranking
+from mechattr.display.ranking import Ranking, ranking
 from mechattr.display.tokens import readable
-from mechattr.display.views import Heat, Strip, View
+from mechattr.display.views import Heat, Strip, View, kinds_with_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,10 @@ def show(
         console.print()
         console.print(part)
     console.print()
-    console.print(top_table(attribution, top, prompt, width=console.width))
+    best = ranking(attribution, top, prompt)
+    console.print(top_table(best, width=console.width))
+    if best.note:
+        console.print(Text(best.note, style="dim"))
 
 
 def parts(attribution: Attribution, prompt: int | None, console: Console) -> list[RenderableType]:
@@ -59,7 +62,9 @@ def parts(attribution: Attribution, prompt: int | None, console: Console) -> lis
     from mechattr.display.static import pictures
 
     drawn: list[RenderableType] = []
-    for shown in pictures(attribution, prompt)[:2]:
+    # Of one kind the first picture says most; of a concatenation each has its own.
+    most = len(kinds_with_grid(attribution)) or 1
+    for shown in pictures(attribution, prompt)[:most]:
         picture = _picture(shown, console)
         if picture is not None:
             drawn.append(picture)
@@ -75,7 +80,9 @@ def _picture(shown: View, console: Console) -> RenderableType | None:
 
 
 def _colours(console: Console) -> bool:
-    return console.is_terminal and console.color_system is not None and not console.no_color
+    """Whether shades can be told apart: sixteen colours are too few."""
+    shades = console.color_system in ("256", "truecolor")
+    return console.is_terminal and shades and not console.no_color
 
 
 def _heading(attribution: Attribution) -> str:
@@ -85,7 +92,8 @@ def _heading(attribution: Attribution) -> str:
 
 def _ends(attribution: Attribution) -> str:
     full, empty = words.mean_text(attribution.full), words.mean_text(attribution.empty)
-    return f"v(N) {full}   v(∅) {empty}   completeness gap {words.gap_text(attribution)}"
+    gap = f"completeness gap {words.gap_text(attribution)} of v(N) − v(∅)"
+    return f"v(N) {full}   v(∅) {empty}   {gap}"
 
 
 def tokens_text(shown: Strip) -> Text:
@@ -196,11 +204,8 @@ def _cell(value: float, end: float, colours: bool) -> Text:
     return Text(f"{'+' if value > 0 else '-'}{ninths} " if ninths else " . ")
 
 
-def top_table(
-    attribution: Attribution, k: int = 10, prompt: int | None = None, *, width: int = 80
-) -> Table:
+def top_table(best: Ranking, *, width: int = 80) -> Table:
     """The strongest players. Narrow terminals go without the bars."""
-    best = ranking(attribution, k, prompt)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("player", overflow="fold")
     if best.has_tokens:

@@ -67,7 +67,8 @@ def shared_token(prompts: Sequence[Sequence[str]], position: object) -> str | No
     """The token that every prompt long enough has at this position, or None."""
     if not isinstance(position, (int, np.integer)):
         return None
-    found = {tokens[position] for tokens in prompts if 0 <= position < len(tokens)}
+    at = int(position)
+    found = {tokens[at] for tokens in prompts if 0 <= at < len(tokens)}
     return found.pop() if len(found) == 1 else None
 
 

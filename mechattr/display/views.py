@@ -175,8 +175,8 @@ def _kept(part: Attribution, axes: Sequence[str] | None) -> tuple[str, ...]:
 def _drawn(part: Attribution, prompt: int | None, block: blocks.Block, note: str) -> View:
     axes = [_axis(part, prompt, dim, block.axes[dim]) for dim in block.dims]
     # At a position the label says more than the player's name does: "5 ·to", not "5: to".
-    labelled = block.names is None or block.dims == ("position",)
-    names = _names(axes) if labelled else block.names
+    own = None if block.dims == ("position",) else block.names
+    names = _names(axes) if own is None else own
     scores = Scores(
         values=blocks.mean(block.values),
         names=names,

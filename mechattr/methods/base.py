@@ -160,6 +160,8 @@ def attribute(
         **game.describe(),
         "method": name,
         "settings": chosen.settings(),
+        "signed": chosen.signed,
+        "efficient": chosen.efficient,
         "seed": seed,
         "budget": budget,
         "draws": len(draws),

@@ -27,7 +27,7 @@ class Progress:
 
     def at(self, done: int, total: int) -> None:
         self._done, self._total = done, total
-        self._show(done, total)
+        self._show(float(done), total)
 
     def within(self, masks: float) -> None:
         self._show(self._done + masks, self._total)

@@ -246,7 +246,10 @@ def local_cells(bound: Bound, chosen: np.ndarray, width: int) -> list[Cells]:
     out = []
     for c in bound.cells:
         owner = c.owner if len(c.owner) == 1 else c.owner[chosen]
-        out.append(Cells(c.site, owner[:, :width] if owner.shape[1] > 1 else owner))
+        owner = owner[:, :width] if owner.shape[1] > 1 else owner
+        # Edited values inherit this table's memory layout, and HookedTransformer's MLP asks for
+        # contiguous ones.
+        out.append(Cells(c.site, np.ascontiguousarray(owner)))
     return out
 
 

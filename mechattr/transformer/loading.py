@@ -228,13 +228,17 @@ def _tokenizer(where: Location) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(where.source)
+        tokenizer = AutoTokenizer.from_pretrained(where.source)
+        if not tokenizer("a").input_ids:
+            # What transformers makes up, without a word, where there are no tokenizer files.
+            raise ValueError("its vocabulary is empty")
     except (OSError, ValueError, KeyError) as reason:
         first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
         raise InputError(
             f"{where.label} has no tokenizer that transformers can load ({first_line}). Put the "
             "tokenizer's files beside the weights, or make the TransformerBridge and pass that."
         ) from reason
+    return tokenizer
 
 
 def _adds_bos(tokenizer: Any) -> bool:

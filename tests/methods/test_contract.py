@@ -148,4 +148,4 @@ def test_method_says_what_it_is(name):
     assert type(entry.method).__doc__
     assert hash(entry.method) == hash(type(entry.method)(**entry.method.settings()))
     with pytest.raises(AttributeError):
-        entry.method.anything = 1
+        entry.method.anything = 1  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from mechattr.errors import InputError
 from mechattr.game import FunctionGame, TableGame
@@ -51,8 +52,6 @@ def test_standard_error_is_calibrated():
 
 def test_antithetic_pairs_are_exact_where_interactions_are_of_two():
     weights = np.random.default_rng(0).normal(size=(6, 6))
-    import torch
-
     w = torch.from_numpy(weights)
     game = FunctionGame(lambda m: torch.einsum("mi,ij,mj->m", m, w, m), 6)
     exact = attribute(game, "exact_shapley", progress=False).values
@@ -83,7 +82,9 @@ def test_as_many_pairs_as_fit_and_the_ends_only_once(budget, pairs):
 
 
 def test_budget_below_one_pair_says_what_is_needed():
-    with pytest.raises(InputError, match=r"budget=11 .*6 players needs at least 12 masks \(2\(n − 1"):
+    with pytest.raises(
+        InputError, match=r"budget=11 .*6 players needs at least 12 masks \(2\(n − 1"
+    ):
         attribute(linear_game(6), "shapley", budget=11)
 
 
@@ -93,6 +94,8 @@ def test_chunks_change_nothing(monkeypatch, entries):
     monkeypatch.setattr(masks, "ENTRIES", entries)
     result = attribute(table_game(6, 2), Shapley(pairs=9), progress=False)
     np.testing.assert_allclose(result.values, expected.values, atol=1e-12)
+    assert result.draw_stderr is not None
+    assert expected.draw_stderr is not None
     np.testing.assert_allclose(result.draw_stderr, expected.draw_stderr, atol=1e-12)
 
 

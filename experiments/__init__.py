@@ -1,0 +1,1 @@
+"""What is run from a checkout: benchmarks, sweeps, reproductions. Not installed."""

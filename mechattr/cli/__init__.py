@@ -1,0 +1,99 @@
+"""The command line: ``mechattr demo``, ``attribute``, ``models``, ``methods``.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it failed
+while running, 2 the request can't be carried out as given, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from mechattr.cli.attribute_command import attribute
+from mechattr.cli.demo_command import demo
+from mechattr.cli.listings import methods, models
+from mechattr.errors import InputError, MechattrError, NotSupportedError
+
+app = typer.Typer(
+    name="mechattr",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # main() says what went wrong, without a traceback
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command(no_args_is_help=True)(attribute)
+app.command()(models)
+app.command()(methods)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import mechattr
+
+        typer.echo(f"mechattr {mechattr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Attribute a language model's prediction to its tokens, heads, MLPs and neurons.
+
+    Start with [bold]mechattr demo[/bold]: it explains one prediction of a small model on this
+    machine and writes a report. Then ask your own question with
+    [bold]mechattr attribute[/bold] (its --help has examples).
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments, prog_name="mechattr")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MechattrError as error:
+        if os.environ.get("MECHATTR_DEBUG"):
+            raise
+        _complain(str(error))
+        # What the caller can mend in the command is 2, what went wrong on the way is 1.
+        sys.exit(2 if isinstance(error, (InputError, NotSupportedError)) else 1)
+    except Exception as error:  # the last stop: a traceback is no message
+        if os.environ.get("MECHATTR_DEBUG"):
+            raise
+        _complain(
+            f"{type(error).__name__}: {error}\n"
+            f"This is a bug in mechattr. Run the command again with MECHATTR_DEBUG=1 for the "
+            f"traceback, and report it."
+        )
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    # soft_wrap: aligned tokenisations in a message must not be broken into lines
+    Console(stderr=True).print(
+        Text.assemble(("Error: ", "bold red"), (message, "red")), soft_wrap=True
+    )
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as a sentence: the line of our source that raised it is of no use here."""
+    if issubclass(category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)):
+        return  # about the code of libraries, for whoever maintains it
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(f"Warning: {message}", style="yellow"), soft_wrap=True)

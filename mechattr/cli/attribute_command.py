@@ -1,0 +1,218 @@
+"""``mechattr attribute``: ask a question, run the methods, print, save and report the answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mechattr.cli import options as o
+from mechattr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; everything checked that needs no model."""
+
+    question: Any
+    target: Any
+    players: list[tuple[str, Any]]
+    runs: list[Any]
+    source: Any
+    out: Path | None
+    html: Path | None
+    top: int
+    budget: int | None
+    seed: int
+
+
+def attribute(
+    model: o.Model = "smollm2-135m",
+    clean: o.Clean = None,
+    counterfactual: o.Counterfactual = None,
+    target: o.Target = None,
+    versus: o.Versus = None,
+    metric: o.Metric = None,
+    pairs: o.Pairs = None,
+    target_position: o.TargetPosition = -1,
+    prepend_bos: o.PrependBos = None,
+    players: o.Players = "tokens",
+    per_position: o.PerPosition = False,
+    method: o.Method = "integrated_gradients",
+    source: o.Source = None,
+    mean_data: o.MeanData = None,
+    base: o.Base = None,
+    steps: o.Steps = None,
+    tolerance: o.Tolerance = None,
+    budget: o.Budget = None,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    hooked: o.Hooked = False,
+    top: o.Top = 10,
+    out: o.Out = None,
+    html: o.Html = None,
+) -> None:
+    """Attribute a prediction to tokens, heads, MLPs, neurons or the residual stream.
+
+    A score is what a player's presence adds to the target: a positive one
+    raises it, a negative one lowers it. A player is absent when its activation
+    is replaced by the source's.
+
+    [bold]Which tokens make the model say Mary rather than John?[/bold]
+
+      mechattr attribute --target " Mary" --versus " John" \\
+        --clean "Mary and John went out. John gave a drink to" \\
+        --counterfactual "Mary and John went out. Mary gave a drink to"
+
+    [bold]Which heads, by exact patching at every position, with a report?[/bold]
+
+      mechattr attribute ... --players heads@position \\
+        --method activation_patching --html heads.html
+
+    [bold]Heads and MLPs on one prompt, without a counterfactual[/bold]
+
+      mechattr attribute --clean "The capital of France is" \\
+        --target " Paris" --players heads,mlps \\
+        --source zero --method leave_one_out
+
+    [bold]Many prompts from a file, scores saved[/bold]
+
+      mechattr attribute --pairs ioi.jsonl --players heads \\
+        --method attribution_patching --out heads.safetensors
+    """
+    from mechattr.cli import parsing
+    from mechattr.cli.running import Output, load
+
+    question = _question(pairs, clean, counterfactual, target, versus)
+    runs = parsing.methods(method, base, steps, tolerance)
+    chosen = _source(source, question, runs)
+    request = Request(
+        question=question,
+        target=parsing.metric(metric, question.target, question.versus),
+        players=parsing.players(players, per_position=per_position),
+        runs=runs,
+        source=parsing.source(chosen, mean_data, seed),
+        out=_writable(out, ".safetensors"),
+        html=_writable(html, ".html"),
+        top=top,
+        budget=budget,
+        seed=seed,
+    )
+    output = Output(request.html, introduction=_introduction(question.counterfactual))
+    loaded = load(output, model, hooked=hooked, device=device, dtype=dtype)
+    _carry_out(request, loaded, output, prepend_bos, target_position)
+
+
+def _introduction(counterfactual: list[str]) -> str:
+    if len(counterfactual) == 1:
+        return f"Compared with the counterfactual prompt: {counterfactual[0]}"
+    if counterfactual:
+        return (
+            f"Compared with a counterfactual prompt each; the first one's is: {counterfactual[0]}"
+        )
+    return ""
+
+
+def _question(
+    pairs: Path | None,
+    clean: list[str] | None,
+    counterfactual: list[str] | None,
+    target: list[str] | None,
+    versus: list[str] | None,
+) -> Any:
+    from mechattr.cli.parsing import Question, read_pairs
+
+    if pairs is None:
+        if not clean:
+            raise InputError('No prompt: give --clean "..." (or a file of many with --pairs).')
+        _check_count("--counterfactual", counterfactual, len(clean), one_for_all=False)
+        _check_count("--target", target, len(clean))
+        _check_count("--versus", versus, len(clean))
+        return Question(clean, counterfactual or [], target or [], versus or [])
+    if clean or counterfactual:
+        raise InputError("--pairs has the prompts: leave out --clean and --counterfactual.")
+    read = read_pairs(pairs)
+    for name, option, column in (("target", target, read.target), ("versus", versus, read.versus)):
+        if option and column:
+            raise InputError(f"--{name} is given, but {pairs} has a {name} for each prompt too.")
+        _check_count(f"--{name}", option, len(read.clean))
+    return Question(
+        read.clean, read.counterfactual, read.target or target or [], read.versus or versus or []
+    )
+
+
+def _check_count(
+    option: str, values: list[str] | None, count: int, *, one_for_all: bool = True
+) -> None:
+    if values and len(values) != count and not (one_for_all and len(values) == 1):
+        expected = f"1 or {count}" if one_for_all and count > 1 else f"{count}"
+        raise InputError(
+            f"{option} is given {len(values)} times for {count} prompts; expected {expected}."
+        )
+
+
+def _source(given: str | None, question: Any, runs: list[Any]) -> str:
+    """The source by name; the counterfactual is taken unasked only where there is one."""
+    tracing = any(run.name == "causal_tracing" for run in runs)
+    if tracing and not (given or "").startswith("noise"):
+        raise InputError("causal_tracing replaces by noise: add --source noise (or noise:SCALE).")
+    if given is not None:
+        return given
+    if not question.counterfactual:
+        raise InputError(
+            "What is an absent player replaced by? Give --counterfactual, or --source zero, mean, "
+            "noise or token:STRING."
+        )
+    return "counterfactual"
+
+
+def _writable(path: Path | None, suffix: str) -> Path | None:
+    """Checked before the work, so that hours of it aren't lost to a typing mistake."""
+    if path is None:
+        return None
+    if path.suffix != suffix:
+        raise InputError(f"Got the file name {path.name!r}; expected one ending in {suffix}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Can't write to {path.parent}: {error}") from None
+    return path
+
+
+def _carry_out(
+    request: Request, model: Any, output: Any, prepend_bos: bool | None, target_position: int
+) -> None:
+    import mechattr as ma
+
+    prompts = ma.Prompts.from_pairs(
+        model,
+        request.question.clean,
+        request.question.counterfactual or None,
+        prepend_bos=prepend_bos,
+        target_position=target_position,
+    )
+    several = len(request.players) * len(request.runs) > 1
+    with output:
+        for name, players in request.players:
+            for run in request.runs:
+                game = ma.PatchGame(
+                    model, prompts, players, request.target, source=request.source, base=run.base
+                )
+                scores = output.attribute(
+                    game, run.method, budget=request.budget, seed=request.seed
+                )
+                output.show(scores, f"{name} by {run.name}", top=request.top)
+                if request.out is not None:
+                    label = f"{name}-{run.name}" if several else None
+                    output.save(scores, _path(request.out, label))
+
+
+def _path(path: Path, label: str | None) -> Path:
+    """``scores.safetensors`` of several runs is ``scores-heads-shapley.safetensors``."""
+    if label is None:
+        return path
+    return path.with_name(f"{path.stem}-{re.sub(r'[^A-Za-z0-9_.]+', '-', label)}{path.suffix}")

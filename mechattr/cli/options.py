@@ -1,0 +1,199 @@
+"""The options of ``mechattr attribute``, each with its help, in the panels that --help shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_ASKED, _PLAYERS, _METHOD = "What is asked", "Who gets the credit", "How"
+_RUN, _OUT = "Where it runs", "What comes out"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A name from [bold]mechattr models[/bold], a Hugging Face name, or the path of a "
+        "model directory.",
+        rich_help_panel=_ASKED,
+    ),
+]
+Clean = Annotated[
+    list[str] | None,
+    typer.Option(help="A prompt. Repeat for several.", rich_help_panel=_ASKED, show_default=False),
+]
+Counterfactual = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The prompt to compare with, of as many tokens; one for each --clean.",
+        rich_help_panel=_ASKED,
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='The answer whose score is explained: one token, mostly with a leading space, " Mary".'
+        " Repeat for one a prompt.",
+        rich_help_panel=_ASKED,
+        show_default=False,
+    ),
+]
+Versus = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The answer it is held against; the metric is then the logit difference.",
+        rich_help_panel=_ASKED,
+        show_default=False,
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="logit_diff, logit, log_prob, prob, kl (to the clean run) or loss. Default: "
+        "logit_diff with --versus, else log_prob.",
+        rich_help_panel=_ASKED,
+        show_default=False,
+    ),
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Many prompts instead: a file with one JSON object a line, with clean, "
+        "counterfactual, target and versus.",
+        rich_help_panel=_ASKED,
+        show_default=False,
+    ),
+]
+TargetPosition = Annotated[
+    int,
+    typer.Option(
+        help="The position whose next token is predicted; negative counts from the end.",
+        rich_help_panel=_ASKED,
+    ),
+]
+PrependBos = Annotated[
+    bool | None,
+    typer.Option(
+        "--prepend-bos/--no-prepend-bos",
+        help="Begin prompts with the BOS token. Default: the tokenizer's habit.",
+        rich_help_panel=_ASKED,
+        show_default=False,
+    ),
+]
+Players = Annotated[
+    str,
+    typer.Option(
+        help="tokens, heads, mlps, attention, residual_pre/_mid/_post, neurons:LAYER, or q, k, v "
+        "of heads. [bold]heads:3-7[/bold] takes some layers, [bold]heads@position[/bold] each "
+        "position apart. A comma begins another run, [bold]+[/bold] joins players in one.",
+        rich_help_panel=_PLAYERS,
+    ),
+]
+PerPosition = Annotated[
+    bool,
+    typer.Option(
+        "--per-position", help="As @position, for all --players.", rich_help_panel=_PLAYERS
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="A name from [bold]mechattr methods[/bold], or activation_patching; several with "
+        "commas.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="What an absent player is replaced by: counterfactual, zero, mean, "
+        "mean_per_position, noise, noise:SCALE or token:STRING. Default: counterfactual where "
+        "there is one.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+MeanData = Annotated[
+    Path | None,
+    typer.Option(
+        help="Texts for a mean source, one a line.", rich_help_panel=_METHOD, show_default=False
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="The run that is patched: clean (noising) or source (denoising). Default: clean; "
+        "source for activation_patching.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Nodes of integrated_gradients. Default: 16.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="Let integrated_gradients add nodes until its gap is below this share.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        help="The most masks to evaluate on each prompt. Default: the method's own.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Fixes every random draw.", rich_help_panel=_METHOD)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, ... Default: CUDA where there is one.",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16 or float64. Default: float32.",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
+Hooked = Annotated[
+    bool,
+    typer.Option(
+        "--hooked",
+        help="Load a HookedTransformer instead of a TransformerBridge.",
+        rich_help_panel=_RUN,
+    ),
+]
+Top = Annotated[
+    int, typer.Option(help="Rows of each table.", min=1, max=1000, rich_help_panel=_OUT)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Save the scores, FILE.safetensors; of several runs, each to a file of its own name.",
+        rich_help_panel=_OUT,
+        show_default=False,
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write one HTML report of everything; it works offline.",
+        rich_help_panel=_OUT,
+        show_default=False,
+    ),
+]

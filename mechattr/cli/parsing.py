@@ -1,0 +1,243 @@
+"""What is typed on the command line, as objects of the library. No model is loaded here."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mechattr as ma
+from mechattr.errors import InputError, UnknownNameError
+
+ON_A_GAME = {
+    "activation_patching": ("include_one", "source"),
+    "causal_tracing": ("include_one", "source"),
+    "ablation": ("leave_one_out", "clean"),
+    "occlusion": ("leave_one_out", "clean"),
+}
+"""Names of the field that are a method on a certain base: name -> (method, base)."""
+
+METRICS = ("logit_diff", "logit", "log_prob", "prob", "kl", "loss")
+
+PLAYERS = (
+    "tokens",
+    "heads",
+    "mlps",
+    "attention",
+    "neurons",
+    "residual_pre",
+    "residual_mid",
+    "residual_post",
+    "queries",
+    "keys",
+    "values",
+)
+_SHORT = {"q": "queries", "k": "keys", "v": "values"}
+_PLAYER = re.compile(r"(?P<name>\w+)(:(?P<first>\d+)(-(?P<last>\d+))?)?(@(?P<at>\w+))?")
+
+
+def players(text: str, *, per_position: bool = False) -> list[tuple[str, Any]]:
+    """``"heads,mlps@position,tokens+neurons:5"`` as named games' players.
+
+    A comma begins another game, ``+`` adds to one; ``:5`` or ``:3-7`` choose layers;
+    ``@position`` makes a player of each position, ``@all`` one of all positions.
+    """
+    games = []
+    for game in text.split(","):
+        parts = [_players_of(part.strip(), per_position) for part in game.split("+")]
+        spec = parts[0]
+        for part in parts[1:]:
+            spec = spec + part
+        games.append((game.strip(), spec))
+    return games
+
+
+def _players_of(text: str, per_position: bool) -> Any:
+    match = _PLAYER.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"--players {text!r} can't be read. Write a name, then :LAYER or :FIRST-LAST for some "
+            f"layers only, then @position for a player a position: heads, neurons:5, "
+            f"mlps:3-7@position."
+        )
+    name = _SHORT.get(match["name"], match["name"])
+    if name not in PLAYERS:
+        raise UnknownNameError("kind of player", match["name"], PLAYERS)
+    if match["at"] not in (None, "position", "all"):
+        raise UnknownNameError("suffix of --players", match["at"], ("position", "all"))
+    first, last = match["first"], match["last"] or match["first"]
+    layers = None if first is None else list(range(int(first), int(last) + 1))
+    if layers == []:
+        raise InputError(f"--players {text!r}: layers {first}-{last} run backwards.")
+    if name == "tokens":
+        if layers is not None or match["at"] is not None:
+            raise InputError("Tokens have positions already and no layers: write just tokens.")
+        return ma.tokens()
+    if name == "neurons" and layers is None:
+        raise InputError(
+            "Neurons of which layers? A model has tens of thousands: write neurons:5 or "
+            "neurons:5-7."
+        )
+    at_each = match["at"] == "position" or (match["at"] is None and per_position)
+    if name.startswith("residual_"):
+        # All positions of a residual stream at once are all there is: positions are the default.
+        stage = name.removeprefix("residual_")
+        return ma.residual(stage, layers=layers, per_position=match["at"] != "all")
+    return getattr(ma, name)(layers=layers, per_position=at_each)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method to run: the name that was asked for, its settings, and the base it implies."""
+
+    name: str
+    method: Any
+    base: str
+
+
+def methods(
+    text: str, base: str | None, steps: int | None = None, tolerance: float | None = None
+) -> list[Run]:
+    """``"shapley,activation_patching"`` as runs, with settings for integrated gradients."""
+    runs = [_run(name.strip(), base) for name in text.split(",")]
+    settings = {"steps": steps, "tolerance": tolerance}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if not settings:
+        return runs
+    if not any(run.name == "integrated_gradients" for run in runs):
+        given = " and ".join(f"--{key}" for key in settings)
+        raise InputError(f"{given}: only integrated_gradients has that; --method is {text}.")
+    refined = ma.methods.IntegratedGradients(**settings)
+    return [
+        Run(run.name, refined if run.name == "integrated_gradients" else run.method, run.base)
+        for run in runs
+    ]
+
+
+def _run(name: str, base: str | None) -> Run:
+    if base not in (None, "clean", "source"):
+        raise UnknownNameError("base", base, ("clean", "source"))
+    if name in ON_A_GAME:
+        method, implied = ON_A_GAME[name]
+        if base not in (None, implied):
+            raise InputError(
+                f"{name} is {method} on --base {implied}; with --base {base} ask for --method "
+                f"{method}, under its own name."
+            )
+        return Run(name, method, implied)
+    if name not in ma.METHODS:
+        raise UnknownNameError("method", name, [*ma.METHODS, *ON_A_GAME])
+    return Run(name, name, base or "clean")
+
+
+def source(text: str, mean_data: Path | None, seed: int) -> Any:
+    """``"counterfactual"``, ``"zero"``, ``"mean"``, ``"noise:3"``, ``"token: the"`` as a source."""
+    name, colon, setting = text.partition(":")
+    if mean_data is not None and not name.startswith("mean"):
+        raise InputError(f"--mean-data is for --source mean; the source is {text}.")
+    if colon and name not in ("noise", "token"):
+        raise InputError(f"--source {text!r}: {name} takes no setting after a colon.")
+    if name == "counterfactual":
+        return ma.sources.Counterfactual()
+    if name == "zero":
+        return ma.sources.Zero()
+    if name in ("mean", "mean_per_position"):
+        if mean_data is None:
+            raise InputError(
+                "A mean source needs texts to average over: --mean-data FILE, one text a line."
+            )
+        return ma.sources.Mean(_lines(mean_data), per_position=name == "mean_per_position")
+    if name == "noise":
+        try:
+            return ma.sources.Noise(scale=float(setting or 3.0), seed=seed)
+        except ValueError as error:
+            raise InputError(f"--source {text!r}: write noise, or noise:3.0 ({error}).") from None
+    if name == "token":
+        if not setting:
+            raise InputError('--source token needs the token: --source "token: the".')
+        return ma.sources.Token(setting)
+    known = ("counterfactual", "zero", "mean", "mean_per_position", "noise", "token:STRING")
+    raise UnknownNameError("source", text, known)
+
+
+def metric(kind: str | None, answers: list[str], distractors: list[str]) -> Any:
+    """A target from --target, --versus and --metric; one answer for all prompts, or one each."""
+    if kind is None:
+        if not answers:
+            raise InputError(
+                'What is attributed? Give the answer, --target " Mary" (and --versus " John" for '
+                "a logit difference), or --metric kl or --metric loss, which need none."
+            )
+        kind = "logit_diff" if distractors else "log_prob"
+    if kind not in METRICS:
+        raise UnknownNameError("metric", kind, METRICS)
+    answer = answers[0] if len(answers) == 1 else answers
+    if kind == "logit_diff":
+        if not answers or not distractors:
+            raise InputError("--metric logit_diff needs both --target and --versus.")
+        distractor = distractors[0] if len(distractors) == 1 else distractors
+        return ma.targets.logit_diff(answer, distractor)
+    if distractors:
+        raise InputError(f"--versus is for logit_diff; --metric is {kind}.")
+    if kind == "kl":
+        if answers:
+            raise InputError("--metric kl compares whole distributions; leave out --target.")
+        return ma.targets.kl()
+    if kind == "loss":
+        return ma.targets.loss(answer if answers else None)
+    if not answers:
+        raise InputError(f"--metric {kind} needs --target.")
+    return getattr(ma.targets, kind)(answer)
+
+
+@dataclass(frozen=True)
+class Question:
+    """The prompts with their answers, as texts; lists are empty where nothing was given."""
+
+    clean: list[str]
+    counterfactual: list[str]
+    target: list[str]
+    versus: list[str]
+
+
+def read_pairs(path: Path) -> Question:
+    """A JSONL file of ``{"clean": ..., "counterfactual": ..., "target": ..., "versus": ...}``."""
+    columns: dict[str, list[str]] = {key: [] for key in Question.__dataclass_fields__}
+    for number, line in enumerate(_lines(path), start=1):
+        for key, value in _pair(line, f"{path}, prompt {number}").items():
+            columns[key].append(value)
+    count = len(columns["clean"])
+    for key, values in columns.items():
+        if values and len(values) != count:
+            raise InputError(
+                f"{path}: {len(values)} of {count} prompts have {key!r}; give it in all or none."
+            )
+    return Question(**columns)
+
+
+def _pair(line: str, where: str) -> dict[str, str]:
+    try:
+        pair = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} isn't JSON: {error}. Expected one object a line.") from None
+    if not isinstance(pair, dict) or "clean" not in pair:
+        raise InputError(f'{where}: expected an object with "clean", got {line[:60]!r}.')
+    for key, value in pair.items():
+        if key not in Question.__dataclass_fields__:
+            raise UnknownNameError(f"key in {where}", key, Question.__dataclass_fields__)
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {key!r} is {value!r}; expected a string.")
+    return pair
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Can't read {path}: {error}") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{path} has no lines.")
+    return lines

@@ -1,0 +1,311 @@
+"""Slow references that know nothing of the engine: one mask, one prompt, one forward pass with hooks.
+
+What a player is comes from its coordinates (kind, layer, head, position) and TransformerLens' hook
+names; what it is replaced by comes from ``run_with_cache`` on the whole, unpadded prompt; the target
+is read off the model's own logits. Nothing of ``mechattr.transformer`` is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HOOKS = {
+    "token": "hook_embed",
+    "head": "blocks.{}.attn.hook_z",
+    "query": "blocks.{}.attn.hook_q",
+    "key": "blocks.{}.attn.hook_k",
+    "value": "blocks.{}.attn.hook_v",
+    "attention": "blocks.{}.hook_attn_out",
+    "mlp": "blocks.{}.hook_mlp_out",
+    "neuron": "blocks.{}.mlp.hook_post",
+    "resid_pre": "blocks.{}.hook_resid_pre",
+    "resid_mid": "blocks.{}.hook_resid_mid",
+    "resid_post": "blocks.{}.hook_resid_post",
+}
+"""TransformerLens' hook point of each kind of player."""
+
+PAIR = (40, 20)
+"""The two token ids whose logits the tests' default target compares."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a player lives: a hook point, and there one unit or all, one position or all."""
+
+    hook: str
+    unit: int | None = None
+    position: int | None = None
+
+    def select(self, value: Tensor) -> tuple[Any, ...]:
+        """The index of this address in a hook's value [1, position, (unit, ...)]."""
+        at = slice(None) if self.position is None else self.position
+        return (0, at) if self.unit is None else (0, at, self.unit)
+
+
+def addresses(players: Any) -> list[list[Address]]:
+    """The addresses of ungrouped players, from their coordinates only."""
+    out = []
+    for i in range(len(players)):
+        coords = {key: values[i] for key, values in players.coords.items()}
+        hook = HOOKS[coords["kind"]].format(coords.get("layer"))
+        units = [coords[k] for k in ("head", "kv_head", "neuron") if coords.get(k) is not None]
+        out.append([Address(hook, units[0] if units else None, coords.get("position"))])
+    return out
+
+
+def is_bridge(model: Any) -> bool:
+    return any(cls.__name__ == "TransformerBridge" for cls in type(model).__mro__)
+
+
+Values = Mapping[str, Tensor]
+"""A hook point's name -> its value, [1, position, ...] (position 1: the same at each)."""
+
+
+def recorded(
+    model: Any, tokens: Tensor, hooks: Iterable[str], added: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The hook points' values on a prompt, ``added`` being added to its token embeddings."""
+    edits: list[Any] = []
+    if added is not None:
+        edits.append(("hook_embed", lambda value, hook: value + added))
+    names = set(hooks)
+    with torch.no_grad(), model.hooks(fwd_hooks=edits):
+        _, cache = model.run_with_cache(tokens[None], names_filter=lambda name: name in names)
+    return {name: cache[name].clone() for name in names}
+
+
+def mean_values(
+    model: Any, data: Sequence[Tensor], hooks: Iterable[str], per_position: int | None = None
+) -> dict[str, Tensor]:
+    """Hook points' means over a data set: over every token, or at each of so many positions."""
+    runs = [recorded(model, tokens, hooks) for tokens in data]
+    out = {}
+    for name in runs[0]:
+        if per_position is None:
+            out[name] = torch.cat([run[name][0] for run in runs]).mean(0)[None, None]
+            continue
+        at = [
+            torch.stack([run[name][0, p] for run in runs if run[name].shape[1] > p]).mean(0)
+            for p in range(per_position)
+        ]
+        out[name] = torch.stack(at)[None]
+    return out
+
+
+@dataclass
+class Oracle:
+    """``v(mask)`` of one prompt by hooks on the whole prompt.
+
+    members: each player's addresses.
+    tokens: the prompt that is run: the clean one, or on base "source" the source's.
+    goal: what an activation moves to at weight 1. base "clean": its source; "source": its clean.
+    origin: for value sources on base "source": what it moves from (then ``tokens`` are clean).
+    read: the target from the whole prompt's logits, [position, vocabulary] -> number.
+    """
+
+    model: Any
+    members: Sequence[Sequence[Address]]
+    tokens: Tensor
+    goal: Values
+    base: str
+    read: Callable[[Tensor], Tensor]
+    origin: Values | None = None
+    added: Tensor | None = None
+    seen: dict[str, Tensor] | None = None
+
+    def __call__(self, mask: Sequence[float] | Tensor) -> float:
+        with torch.no_grad():
+            return float(self.read(self.logits(mask)))
+
+    def many(self, masks: Tensor) -> Tensor:
+        return torch.tensor([self(mask) for mask in masks], dtype=torch.float64)
+
+    def sensitivity(self, mask: Sequence[float] | Tensor) -> Tensor:
+        """``‖∂v/∂x‖₂`` over the values that each player holds, by autograd on them: [player]."""
+        self.seen = {}
+        try:
+            with torch.enable_grad():
+                value = self.read(self.logits(mask))
+                names, held = list(self.seen), list(self.seen.values())
+            slopes = dict(zip(names, torch.autograd.grad(value, held), strict=True))
+        finally:
+            self.seen = None
+        return torch.tensor(
+            [
+                sum(float(slopes[a.hook][a.select(slopes[a.hook])].square().sum()) for a in owned)
+                for owned in self.members
+            ],
+            dtype=torch.float64,
+        ).sqrt()
+
+    def logits(self, mask: Sequence[float] | Tensor) -> Tensor:
+        edits: list[Any] = []
+        if self.added is not None:
+            edits.append(("hook_embed", lambda value, hook: value + self.added))
+        with self.model.hooks(fwd_hooks=edits + self.edits(mask)):
+            return self.model(self.tokens[None])[0]
+
+    def edits(self, mask: Sequence[float] | Tensor) -> list[tuple[str, Callable[..., Tensor]]]:
+        """One hook per hook point that has players."""
+        by_hook: dict[str, list[tuple[Address, float]]] = {}
+        for weight, owned in zip(self.weights(mask), self.members, strict=True):
+            for address in owned:
+                by_hook.setdefault(address.hook, []).append((address, weight))
+        out: list[tuple[str, Callable[..., Tensor]]] = []
+        late: list[tuple[str, Callable[..., Tensor]]] = []
+        for hook, chosen in by_hook.items():
+            if hook.endswith("hook_resid_mid") and is_bridge(self.model):
+                # After any patch of attn_out itself, which the stream's middle contains.
+                late += self._bridge_mid(hook, chosen)
+            else:
+                out.append((hook, self._edit(hook, chosen)))
+        return out + late
+
+    def weights(self, mask: Sequence[float] | Tensor) -> list[float]:
+        numbers = [float(m) for m in mask]
+        return [1 - m for m in numbers] if self.base == "clean" else numbers
+
+    def _edit(self, name: str, chosen: Sequence[tuple[Address, float]]) -> Callable[..., Tensor]:
+        def edit(value: Tensor, hook: Any) -> Tensor:
+            out = value.clone()
+            for address, weight in chosen:
+                if address.position is not None and address.position >= value.shape[1]:
+                    continue  # a longer prompt's player
+                if not weight and self.origin is None:
+                    continue
+                at = address.select(value)
+                live = value[at]
+                if self.origin is not None:
+                    live = self._fixed(self.origin, name, value)[at]
+                out[at] = live + weight * (self._fixed(self.goal, name, value)[at] - live)
+            return out if self.seen is None else self._watched(name, out)
+
+        return edit
+
+    def _watched(self, name: str, value: Tensor) -> Tensor:
+        value = value if value.requires_grad else value.detach().requires_grad_(True)
+        assert self.seen is not None
+        self.seen[name] = value
+        return value
+
+    def _fixed(self, values: Values, name: str, like: Tensor) -> Tensor:
+        fixed = values[name]
+        fixed = fixed[:, : like.shape[1]] if fixed.shape[1] > 1 else fixed
+        return fixed.expand_as(like)
+
+    def _bridge_mid(
+        self, name: str, chosen: Sequence[tuple[Address, float]]
+    ) -> list[tuple[str, Callable[..., Tensor | None]]]:
+        """On a TransformerBridge, hook_resid_mid is only the MLP's input: what changes the stream
+        there is the attention's output."""
+        stream: list[Tensor] = []
+        prefix = name.removesuffix("hook_resid_mid")
+        edit = self._edit(name, chosen)
+
+        def see(value: Tensor, hook: Any) -> None:
+            stream[:] = [value]
+
+        def change(value: Tensor, hook: Any) -> Tensor:
+            return edit(stream[0] + value, hook) - stream[0]
+
+        return [(prefix + "hook_resid_pre", see), (prefix + "hook_attn_out", change)]
+
+
+# --- what a target is, from the whole prompt's logits --------------------------------------------
+
+
+def logit_diff(at: int, answer: int, distractor: int) -> Callable[[Tensor], Tensor]:
+    return lambda logits: logits[at, answer] - logits[at, distractor]
+
+
+def prob(at: int, answer: int) -> Callable[[Tensor], Tensor]:
+    return lambda logits: logits[at].exp()[answer] / logits[at].exp().sum()
+
+
+def log_prob(at: int, answer: int) -> Callable[[Tensor], Tensor]:
+    return lambda logits: logits[at, answer] - logits[at].exp().sum().log()
+
+
+def prompt_loss(tokens: Tensor) -> Callable[[Tensor], Tensor]:
+    def read(logits: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits[:-1], tokens[1:])
+
+    return read
+
+
+def kl(at: int, clean_logits: Tensor) -> Callable[[Tensor], Tensor]:
+    """KL(clean ‖ run)."""
+
+    def read(logits: Tensor) -> Tensor:
+        p, q = clean_logits[at].softmax(-1), logits[at].softmax(-1)
+        return (p * (p / q).log()).sum()
+
+    return read
+
+
+# --- the reference of a PatchGame -----------------------------------------------------------------
+
+
+def reference(
+    game: Any,
+    prompt: int = 0,
+    *,
+    read: Callable[[Tensor], Tensor] | None = None,
+    members: Sequence[Sequence[Address]] | None = None,
+    model: Any = None,
+) -> Oracle:
+    """The oracle of one prompt of a PatchGame, from what the game was given and nothing it made.
+
+    read: what the target is; by default the logit difference of ``PAIR``.
+    members: the addresses of players that were grouped or selected.
+    model: another model with the same function, instead of the game's own.
+    """
+    model = game.face.model if model is None else model
+    prompts, source = game.prompts, game.source
+    members = addresses(game.players) if members is None else members
+    read = logit_diff(prompts.target_positions[prompt], *PAIR) if read is None else read
+    hooks = {address.hook for owned in members for address in owned}
+    clean = prompts.tokens[prompt]
+    clean_values = recorded(model, clean, hooks)
+    kind = type(source).__name__
+    if kind in ("Zero", "Mean"):
+        fixed = _fixed_values(model, source, clean_values, clean)
+        if game.base == "clean":
+            return Oracle(model, members, clean, fixed, "clean", read)
+        return Oracle(model, members, clean, clean_values, "source", read, origin=fixed)
+    other, added = _source_run(game, prompt, clean)
+    if game.base == "source":
+        return Oracle(model, members, other, clean_values, "source", read, added=added)
+    return Oracle(model, members, clean, recorded(model, other, hooks, added), "clean", read)
+
+
+
+
+
+
+def _fixed_values(model: Any, source: Any, clean: Values, tokens: Tensor) -> dict[str, Tensor]:
+    if type(source).__name__ == "Zero":
+        return {name: torch.zeros_like(value) for name, value in clean.items()}
+    length = len(tokens) if source.per_position else None
+    return mean_values(model, source.data.tokens, clean, length)
+
+
+def _source_run(game: Any, prompt: int, clean: Tensor) -> tuple[Tensor, Tensor | None]:
+    source = game.source
+    kind = type(source).__name__
+    if kind == "Counterfactual":
+        return game.prompts.counterfactual[prompt], None
+    if kind == "Token":
+        other = torch.full_like(clean, source.token)
+        bos = game.face.model.tokenizer.bos_token_id
+        return torch.where((torch.arange(len(clean)) == 0) & (clean == bos), clean, other), None
+    assert kind == "Noise"
+    assert source.draws == 1
+    # the noise itself is the source's own affair (test_sources.py); here only where it goes
+    run = source.bind(game.face.model, game.prompts, (), game._record)
+    return run.tokens[prompt], run.added[prompt]
