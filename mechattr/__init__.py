@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "mechattr.attribution": ("Attribution",),
     "mechattr.errors": (
+        "ConvergenceWarning",
         "InputError",
         "MechattrError",
         "NotFiniteError",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from mechattr import display, faithfulness, methods
     from mechattr.attribution import Attribution
     from mechattr.errors import (
+        ConvergenceWarning,
         InputError,
         MechattrError,
         NotFiniteError,
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Attribution",
+    "ConvergenceWarning",
     "FunctionGame",
     "Game",
     "InputError",

@@ -1,18 +1,23 @@
-"""Slow references that know nothing of the engine: one mask, one prompt, one forward pass with hooks.
+"""Slow references that know nothing of the engine: a forward pass with hooks for every mask.
 
 What a player is comes from its coordinates (kind, layer, head, position) and TransformerLens' hook
-names; what it is replaced by comes from ``run_with_cache`` on the whole, unpadded prompt; the target
-is read off the model's own logits. Nothing of ``mechattr.transformer`` is imported.
+names; what it is replaced by comes from ``run_with_cache`` on the whole, unpadded prompt; the
+target is read off the model's own logits. Of the library it uses what a caller gives to it
+(prompts, sources by their settings), never what it makes of that.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+import mechattr as ma
+from tests.transformer import tiny
 
 HOOKS = {
     "token": "hook_embed",
@@ -284,10 +289,6 @@ def reference(
     return Oracle(model, members, clean, recorded(model, other, hooks, added), "clean", read)
 
 
-
-
-
-
 def _fixed_values(model: Any, source: Any, clean: Values, tokens: Tensor) -> dict[str, Tensor]:
     if type(source).__name__ == "Zero":
         return {name: torch.zeros_like(value) for name, value in clean.items()}
@@ -309,3 +310,80 @@ def _source_run(game: Any, prompt: int, clean: Tensor) -> tuple[Tensor, Tensor |
     # the noise itself is the source's own affair (test_sources.py); here only where it goes
     run = source.bind(game.face.model, game.prompts, (), game._record)
     return run.tokens[prompt], run.added[prompt]
+
+
+# --- small games to try it on ---------------------------------------------------------------------
+
+CLASSES = ("hooked", "bridge") if tiny.HAS_HOOKED else ("bridge",)
+MODELS = tuple(f"{family}-{cls}" for family in tiny.FAMILIES for cls in CLASSES)
+
+CLEAN = (3, 4, 13, 9, 14, 22, 7, 30, 11)
+OTHER = (3, 4, 13, 10, 14, 25, 7, 30, 11)
+"""A pair of prompts that part at position 3 and again at 5; the first three tokens are shared."""
+
+DATA = ((5, 6, 7, 8, 20, 30, 31, 2, 40, 41, 12), (9, 3, 4, 15, 12, 13, 50, 33, 34))
+"""A data set to take means over, of texts as long as the prompts or longer."""
+
+
+@functools.cache
+def shared_model(name: str) -> Any:
+    """A tiny model, such as "llama-bridge", shared between tests: to be left as it was found."""
+    family, _, cls = name.partition("-")
+    return {"hooked": tiny.tiny_hooked, "bridge": tiny.tiny_bridge}[cls](family)
+
+
+def ids(*rows: Sequence[int]) -> list[Tensor]:
+    return [torch.tensor(row) for row in rows]
+
+
+def pair(model: Any, *, target_position: int = -1) -> Any:
+    """``CLEAN`` and ``OTHER`` as Prompts."""
+    return ma.Prompts.from_tokens(model, ids(CLEAN), ids(OTHER), target_position=target_position)
+
+
+def data(model: Any) -> Any:
+    return ma.Prompts.from_tokens(model, ids(*DATA))
+
+
+def patch_game(
+    model: Any,
+    players: Any,
+    *,
+    source: Any = None,
+    base: Any = "clean",
+    target: Any = None,
+    prompts: Any = None,
+) -> Any:
+    """A PatchGame on ``pair(model)``, counterfactual, for the logit difference of ``PAIR``."""
+    return ma.PatchGame(
+        model,
+        pair(model) if prompts is None else prompts,
+        players,
+        ma.targets.logit_diff(*PAIR) if target is None else target,
+        source=ma.sources.Counterfactual() if source is None else source,
+        base=base,
+    )
+
+
+def some_masks(n: int, seed: int = 0, each: int = 2) -> Tensor:
+    """All present, all absent, and a few each of one-out, one-in, random and soft masks."""
+    generator = torch.Generator().manual_seed(seed)
+    eye = torch.eye(n, dtype=torch.float64)
+    one = eye[torch.randint(n, (2 * each,), generator=generator)]
+    return torch.cat(
+        [
+            torch.ones(1, n, dtype=torch.float64),
+            torch.zeros(1, n, dtype=torch.float64),
+            1 - one[:each],
+            one[each:],
+            (torch.rand(each, n, generator=generator) < 0.5).double(),
+            torch.rand(each, n, generator=generator, dtype=torch.float64),
+        ]
+    )
+
+
+def assert_agree(got: Tensor, want: Tensor, tolerance: float = 1e-9, least: float = 1e-3) -> None:
+    """Equal to the tolerance, and not because nothing happens: the values spread by ``least``."""
+    assert got.shape == want.shape
+    assert float(want.max() - want.min()) > least, f"the reference hardly varies: {want}"
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)

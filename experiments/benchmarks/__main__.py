@@ -20,9 +20,7 @@ def main() -> None:
     sweep.add_argument("--repeats", type=int, default=1, help="sweeps; the median is reported")
     options = parser.parse_args()
     print(f"{patching.machine(options.device)}; torch {torch.__version__}")
-    patching.run(
-        options.model, options.device, options.dtype, options.sample, options.repeats
-    )
+    patching.run(options.model, options.device, options.dtype, options.sample, options.repeats)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -77,7 +78,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, d_in: int, d_out: int)
         x = torch.randn(rows, d_in, device=device, dtype=dtype)
         flops = 2.0 * rows * d_in * d_out
         repeats = max(5, int(2e10 / flops) if device.type == "cpu" else int(2e12 / flops))
-        seconds = timed(lambda x=x: torch.nn.functional.linear(x, weight), device, repeats)
+        seconds = timed(partial(torch.nn.functional.linear, x, weight), device, repeats)
         best = max(best, flops / seconds)
     return best
 

@@ -75,7 +75,9 @@ def run(model: str, device: str, dtype: str, sample: int, repeats: int) -> list[
     for hooked in (False, True):
         with _no_model_left(where):
             case = _case(model, where, getattr(torch, dtype), hooked=hooked)
-            results.append(_measure(case, _hooked_peer if hooked else _bridge_peer, sample, repeats))
+            results.append(
+                _measure(case, _hooked_peer if hooked else _bridge_peer, sample, repeats)
+            )
             print_result(results[-1])
             del case
     return results

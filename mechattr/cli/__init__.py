@@ -57,26 +57,31 @@ def about(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    warnings.showwarning = _show_warning
     try:
-        app(arguments, prog_name="mechattr")
+        with warnings.catch_warnings():  # which puts showwarning back
+            warnings.showwarning = _show_warning
+            app(arguments, prog_name="mechattr")
     except KeyboardInterrupt:
         sys.exit(130)
-    except MechattrError as error:
-        if os.environ.get("MECHATTR_DEBUG"):
-            raise
-        _complain(str(error))
-        # What the caller can mend in the command is 2, what went wrong on the way is 1.
-        sys.exit(2 if isinstance(error, (InputError, NotSupportedError)) else 1)
     except Exception as error:  # the last stop: a traceback is no message
         if os.environ.get("MECHATTR_DEBUG"):
             raise
-        _complain(
-            f"{type(error).__name__}: {error}\n"
-            f"This is a bug in mechattr. Run the command again with MECHATTR_DEBUG=1 for the "
-            f"traceback, and report it."
-        )
-        sys.exit(1)
+        message, code = _explained(error)
+        _complain(message)
+        sys.exit(code)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to say, and the exit code: 2 for what the caller can mend in the command, else 1."""
+    if isinstance(error, (InputError, NotSupportedError)):
+        return str(error), 2
+    if isinstance(error, MechattrError):
+        return str(error), 1
+    advice = (
+        "This is a bug in mechattr. Run the command again with MECHATTR_DEBUG=1 for the "
+        "traceback, and report it."
+    )
+    return f"{type(error).__name__}: {error}\n{advice}", 1
 
 
 def _complain(message: str) -> None:

@@ -102,13 +102,13 @@ def methods(
 ) -> list[Run]:
     """``"shapley,activation_patching"`` as runs, with settings for integrated gradients."""
     runs = [_run(name.strip(), base) for name in text.split(",")]
-    settings = {"steps": steps, "tolerance": tolerance}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    given: dict[str, Any] = {"steps": steps, "tolerance": tolerance}
+    settings = {key: value for key, value in given.items() if value is not None}
     if not settings:
         return runs
     if not any(run.name == "integrated_gradients" for run in runs):
-        given = " and ".join(f"--{key}" for key in settings)
-        raise InputError(f"{given}: only integrated_gradients has that; --method is {text}.")
+        named = " and ".join(f"--{key}" for key in settings)
+        raise InputError(f"{named}: only integrated_gradients has that; --method is {text}.")
     refined = ma.methods.IntegratedGradients(**settings)
     return [
         Run(run.name, refined if run.name == "integrated_gradients" else run.method, run.base)

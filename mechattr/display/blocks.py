@@ -32,7 +32,7 @@ def block(part: Attribution, rows: list[int]) -> Block:
     """The chosen prompts' scores on the grid of the players' ``dims``."""
     players = part.players
     axes = {dim: _ordered(players.coords[dim]) for dim in players.dims}
-    cells = grid_cells(players, axes)
+    cells: tuple[Any, ...] = grid_cells(players, axes)
     shape = tuple(len(axis) for axis in axes.values())
 
     def spread(array: np.ndarray) -> np.ndarray:

@@ -95,6 +95,8 @@ def _by_prompt(attribution: Attribution) -> str:
     """Several prompts' tokens one after the other, where their mean has no text of its own."""
     if attribution.n_prompts < 2 or attribution.players.dims != ("position",):
         return ""
+    if isinstance(view(attribution), Strip):
+        return ""  # the same text in all of them: its mean is shown already
     end = scale.limit(attribution.values)
     parts = []
     for i in range(min(attribution.n_prompts, SHOWN_PROMPTS)):

@@ -118,15 +118,15 @@ def tokens_plain(shown: Strip, width: int = 80) -> RenderableType | None:
         return None
     end = scale.limit(values)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("position", justify="right", no_wrap=True)
-    table.add_column("token", no_wrap=True)
-    table.add_column(shown.units, justify="right", no_wrap=True)
+    table.add_column("position", justify="right", overflow="fold")
+    table.add_column("token", overflow="fold")
+    table.add_column(shown.units, justify="right", overflow="fold")
     bars = width >= NARROW
     if bars:
         table.add_column("", no_wrap=True)
     for label, token, value in zip(shown.axis.labels, shown.axis.tokens or (), values, strict=True):
         number = words.number(float(value))
-        cells = [label.split(" ")[0], Text(readable(token or "", 24)), number]
+        cells: list[Text | str] = [label.split(" ")[0], Text(readable(token or "", 24)), number]
         table.add_row(*cells, *([_signed_bar(float(value), end, 16)] if bars else []))
     return table
 
@@ -211,7 +211,7 @@ def top_table(best: Ranking, *, width: int = 80) -> Table:
     if best.has_tokens:
         table.add_column("token", overflow="fold")
     for heading in (best.units, *best.error_names):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     bars = width >= NARROW
     if bars:
         table.add_column("", no_wrap=True)

@@ -176,9 +176,7 @@ def _merge_owners(a: np.ndarray, b: np.ndarray, site: Site, players: Players) ->
 def _selection(players: Players, coords: Mapping[str, Any]) -> Grouping:
     chosen = players.where(**coords)
     if not len(chosen):
-        available = {
-            key: list(dict.fromkeys(players.coords[key]))[:8] for key in coords
-        }
+        available = {key: list(dict.fromkeys(players.coords[key]))[:8] for key in coords}
         raise InputError(
             f"The selection {dict(coords)} is empty: no player matches. Values that exist: "
             + "; ".join(f"{k}: {', '.join(map(str, v))}, ..." for k, v in available.items())

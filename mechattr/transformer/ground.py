@@ -290,25 +290,24 @@ def _value_runs(
 
     def absent(site: Site, value: Tensor) -> Tensor:
         owned = owners[site]
-        replacement = fit(source.values[site], width)
+        replacement = source.values[site]
         if replacement is None:
-            return torch.where(owned[..., None], torch.zeros_like(value), value)
-        return torch.where(owned[..., None], replacement.to(value), value)
+            replacement = torch.zeros((), device=value.device)
+        return torch.where(owned[..., None], fit(replacement, width).to(value), value)
 
     run = record_run(face, clean, sites, change=absent)
     origin = {s: source.values[s] for s in sites}
     return run, dict(clean_run.values), origin, clean_run.resid[-1]
 
 
-def fit(value: Tensor | None, width: int) -> Tensor | None:
+def fit(value: Tensor, width: int) -> Tensor:
     """A positional value cut to the chunk's positions."""
-    return value[:, :width] if value is not None and value.shape[1] > 1 else value
+    return value[:, :width] if value.ndim > 1 and value.shape[1] > 1 else value
 
 
 def _differs(a: Tensor, b: Tensor | None) -> Tensor:
-    if b is None:
-        return (a != 0).any(-1)
-    return (a != fit(b, a.shape[1])).any(-1)
+    other = torch.zeros((), dtype=a.dtype, device=a.device) if b is None else b
+    return a.ne(fit(other, a.shape[1])).any(-1)
 
 
 def _rows_at(resid: Tensor, positions: Tensor) -> Tensor:

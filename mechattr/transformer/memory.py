@@ -49,12 +49,12 @@ def plan(face: Face, longest: int) -> Budget:
     share = 0.3 * free if on_gpu else min(0.2 * free, 0.75 * GIB)
     ground = item * face.n_layers * 5 * face.d_model
     return Budget(
-        call_tokens=_between(share / call, longest, 2**18 if on_gpu else 1536),
+        call_tokens=_between(share / call, longest, 2**18 if on_gpu else 1024),
         pack_tokens=_between(share / (4 * item * face.d_model), longest, 2**24),
         graph_tokens=_between(share / (call * face.n_layers), longest, 2**20),
         ground_tokens=_between(share / ground, longest, 2**24),
         read_rows=_between(share / (4 * 4 * face.d_vocab), 1, 2**16),
-        overhead=2048.0 if on_gpu else 24.0,
+        overhead=2048.0 if on_gpu else 48.0,
     )
 
 
@@ -73,7 +73,7 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-class OutOfMemory(MechattrError, MemoryError):
+class OutOfMemoryError(MechattrError, MemoryError):
     """Even one row at a time doesn't fit."""
 
 
@@ -101,7 +101,7 @@ def in_pieces(
             yield result
             first = piece.stop
         elif size == 1:
-            raise OutOfMemory(
+            raise OutOfMemoryError(
                 f"A single row doesn't fit in the memory of {device}. Use shorter prompts, a "
                 f"half precision dtype, or a device with more memory."
             )

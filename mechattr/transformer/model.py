@@ -362,7 +362,6 @@ def _cut(value: Any, key: str, start: int, stop: int, length: int) -> Any:
     return value
 
 
-
 def face_of(model: Any) -> Face:
     """The face of a TransformerLens model; an InputError for anything else."""
     if isinstance(model, Face):

@@ -152,6 +152,8 @@ class PatchGame(Game):
     def _evaluate(self, masks: Tensor, which: np.ndarray) -> Tensor:
         """which: [row, prompt] indices into ``masks``. Returns [row, prompt] values."""
         out = torch.empty(which.shape, dtype=torch.float64)
+        if masks.is_floating_point():  # numpy has no bfloat16, and takes nothing with a gradient
+            masks = masks.detach().to(torch.promote_types(masks.dtype, torch.float32))
         table = Masks.of(masks, self.base, self.face.device)
         on_cpu = masks.cpu().numpy()
         with self.face.quiet():
@@ -293,10 +295,8 @@ class PatchGame(Game):
         return tick
 
 
-_NO_ROWS = Rows(
-    *(np.zeros(0, int) for _ in range(8)),  # type: ignore[arg-type]
-    touched=np.zeros((0, 1), bool),
-)
+_NONE = np.zeros(0, int)
+_NO_ROWS = Rows(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE, np.zeros((0, 1), bool))
 
 
 def _distinct(masks: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -336,6 +336,3 @@ def _check_arguments(prompts: Any, players: Any, source: Any, base: Any) -> None
         )
     if base not in ("clean", "source"):
         raise InputError(f'base is {base!r}; expected "clean" or "source".')
-
-
-__all__ = ["Face", "PatchGame"]

@@ -7,6 +7,7 @@ position that the target reads.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,9 +108,7 @@ def _visible(c: Cells, before_stop: np.ndarray, read: np.ndarray, n_layers: int)
     return before_stop & read if last else before_stop
 
 
-def _add_site(
-    out: Reach, c: Cells, change: np.ndarray, live: np.ndarray, stop: np.ndarray
-) -> None:
+def _add_site(out: Reach, c: Cells, change: np.ndarray, live: np.ndarray, stop: np.ndarray) -> None:
     layer, spreads = c.site.layer, c.site.stage in SPREADING
     owner = np.broadcast_to(c.owner, change.shape)
     owned = owner >= 0
@@ -139,7 +138,7 @@ def plan_rows(active: np.ndarray, prompt: int, mask: np.ndarray, r: Reach, stop:
         prompt=np.full(n_rows, prompt),
         mask=mask,
         entry=entry,
-        late=np.where(at_entry, r.late[prompt], True).all(1),
+        late=~(at_entry & ~r.late[prompt]).any(axis=1),
         low=np.where(at_entry, r.low[prompt], NEVER).min(1),
         high=np.where(at_entry, r.high[prompt], 0).max(1),
         start=np.where(active, r.start[prompt], NEVER).min(1),
@@ -167,8 +166,8 @@ def concatenate_rows(parts: Sequence[Rows]) -> Rows:
 class Pack:
     """Rows that share one window of positions and go up the layers together.
 
-    rows: sorted by entry layer (those that skip its block last), so that the rows under way are
-        always the first ones.
+    rows: sorted by entry layer, so that the rows under way are always the first ones.
+    index: their numbers among the rows that the packs were made of.
     """
 
     rows: Rows
@@ -177,49 +176,132 @@ class Pack:
     stop: int
 
 
-def make_packs(rows: Rows, overhead: float, max_rows_tokens: int) -> list[Pack]:
+def make_waves(rows: Rows, most: int) -> list[np.ndarray]:
+    """Row numbers in waves of at most ``most`` (row, position) pairs, each wave with the same mix
+    of entry layers."""
+    total = int((rows.stop - rows.start).sum())
+    n = max(1, min(-(-total // most), len(rows)))
+    order = np.lexsort((rows.entry, rows.start))
+    return [order[k::n] for k in range(n)]
+
+
+def make_packs(rows: Rows, overhead: float) -> list[Pack]:
     """Split rows into packs of similar windows.
 
     overhead: what one block call costs beyond its tokens, counted in tokens. Rows of different
         windows share a pack, at the price of some wasted positions, where that is cheaper.
-    max_rows_tokens: most (row, position) pairs a pack may hold.
     """
+    n_layers = rows.touched.shape[1]
+    work = n_layers - np.minimum(rows.entry, n_layers - 1)
     packs = []
-    for by_stop in _partition(rows.stop.max() - rows.stop, rows.stop, rows, overhead):
-        part = rows.take(by_stop)
-        for by_start in _partition(part.start, part.stop - part.start, part, overhead):
-            packs += _limited(rows, by_stop[by_start], max_rows_tokens)
+    for index in _windows(rows.start, rows.stop, work, overhead * n_layers):
+        index = index[np.argsort(rows.entry[index], kind="stable")]
+        start, stop = int(rows.start[index].min()), int(rows.stop[index].max())
+        packs.append(Pack(rows.take(index), index, start, stop))
     return packs
 
 
-def _limited(rows: Rows, index: np.ndarray, max_rows_tokens: int) -> list[Pack]:
-    start, stop = int(rows.start[index].min()), int(rows.stop[index].max())
-    index = index[np.lexsort((rows.late[index], rows.entry[index]))]
-    size = max(1, max_rows_tokens // max(stop - start, 1))
-    n = -(-len(index) // size)
-    # interleaved, so that each piece has the same mix of entry layers
-    pieces = [index[k::n] for k in range(n)]
-    return [Pack(rows.take(piece), piece, start, stop) for piece in pieces]
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Runs of one block, each shared by rows whose windows are disjoint: what changes at one
+    position can't reach another row's window within the block.
+
+    prompt: [slot]
+    mask: [slot, position - start] which row's mask holds there, -1 where none does.
+    cells: (slot, position) of each changed cell.
+    row: the row of each changed cell.
+    """
+
+    prompt: np.ndarray
+    mask: np.ndarray
+    cells: tuple[np.ndarray, np.ndarray]
+    row: np.ndarray
+    start: int
+    stop: int
+
+    def places(self, offset: np.ndarray, low: np.ndarray) -> np.ndarray:
+        """Where each cell stands in a flat list in which row ``r`` begins at ``offset[r]``."""
+        return offset[self.row] + self.cells[1] - low[self.row]
 
 
-def _partition(key: np.ndarray, width: np.ndarray, rows: Rows, overhead: float) -> list[np.ndarray]:
-    """Group rows by ``key`` (a window gets wider as its group's smallest key falls) so that
-    Σ overhead + Σ rows × width × layers is least: optimal 1-d partition by dynamic programming."""
-    n_layers = rows.touched.shape[1]
+def make_slots(rows: Rows, which: np.ndarray, overhead: float) -> list[Slots]:
+    """Put the rows ``which``, all of one entry layer, into slots, and like slots together."""
+    slot, n_slots = _assign(rows.prompt[which], rows.low[which], rows.high[which])
+    low = np.full(n_slots, NEVER)
+    high = np.zeros(n_slots, int)
+    np.minimum.at(low, slot, rows.low[which])
+    np.maximum.at(high, slot, rows.high[which])
+    prompt = np.zeros(n_slots, int)
+    prompt[slot] = rows.prompt[which]
+    out = []
+    for group in _windows(low, high, np.ones(n_slots), overhead):
+        number = np.full(n_slots, -1)
+        number[group] = np.arange(len(group))
+        mine = number[slot] >= 0
+        window = (int(low[group].min()), int(high[group].max()))
+        out.append(_fill(rows, which[mine], number[slot[mine]], prompt[group], window))
+    return out
+
+
+def _assign(prompt: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, int]:
+    """The fewest slots for windows of each prompt (greedy interval partition)."""
+    slot = np.zeros(len(low), int)
+    free: list[tuple[int, int]] = []  # (first position that is free, slot)
+    n_slots, at = 0, -1
+    for i in np.lexsort((low, prompt)):
+        if prompt[i] != at:
+            free, at = [], prompt[i]
+        if free and free[0][0] <= low[i]:
+            slot[i] = heapq.heappop(free)[1]
+        else:
+            slot[i], n_slots = n_slots, n_slots + 1
+        heapq.heappush(free, (int(high[i]), int(slot[i])))
+    return slot, n_slots
+
+
+def _fill(
+    rows: Rows, which: np.ndarray, slot: np.ndarray, prompt: np.ndarray, window: tuple[int, int]
+) -> Slots:
+    start, stop = window
+    length = rows.high[which] - rows.low[which]
+    step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    position = np.repeat(rows.low[which], length) + step
+    cell_slot = np.repeat(slot, length)
+    row = np.repeat(which, length)
+    mask = np.full((len(prompt), stop - start), -1)
+    mask[cell_slot, position - start] = rows.mask[row]
+    return Slots(prompt, mask, (cell_slot, position), row, start, stop)
+
+
+def _windows(
+    start: np.ndarray, stop: np.ndarray, work: np.ndarray, overhead: float
+) -> list[np.ndarray]:
+    """Indices grouped so that Σ groups (overhead + widest window × Σ work) is small."""
+    groups = []
+    for by_stop in _partition(stop.max() - stop, stop, work, overhead):
+        first, last = start[by_stop], stop[by_stop]
+        for by_start in _partition(first, last - first, work[by_stop], overhead):
+            groups.append(by_stop[by_start])
+    return groups
+
+
+def _partition(
+    key: np.ndarray, width: np.ndarray, work: np.ndarray, overhead: float
+) -> list[np.ndarray]:
+    """Group by ``key``, where a window is as wide as its group's smallest key makes it, so that
+    Σ overhead + Σ work × width is least: optimal 1-d partition by dynamic programming."""
     distinct, group = np.unique(key, return_inverse=True)
     if len(distinct) > 256:  # the programme is quadratic; a coarser grid costs little
-        edges = np.unique(np.quantile(key, np.linspace(0, 1, 256), method="lower"))
-        group = np.searchsorted(edges, key, side="right") - 1
-        distinct = edges
+        distinct = np.unique(np.quantile(key, np.linspace(0, 1, 256), method="lower"))
+        group = np.searchsorted(distinct, key, side="right") - 1
     k = len(distinct)
-    work = np.bincount(group, n_layers - np.minimum(rows.entry, n_layers - 1), k)
     widest = np.zeros(k)
     np.maximum.at(widest, group, width + (key - distinct[group]))
-    cumulative = np.concatenate([[0.0], np.cumsum(work)])
+    cumulative = np.concatenate([[0.0], np.cumsum(np.bincount(group, work, k))])
     best = np.concatenate([[0.0], np.full(k, np.inf)])
     cut = np.zeros(k + 1, int)
     for j in range(1, k + 1):
-        costs = best[:j] + overhead * n_layers + (cumulative[j] - cumulative[:j]) * widest[:j]
+        costs = best[:j] + overhead + (cumulative[j] - cumulative[:j]) * widest[:j]
         cut[j] = int(costs.argmin())
         best[j] = costs[cut[j]]
     groups, j = [], k

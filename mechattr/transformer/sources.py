@@ -111,9 +111,7 @@ class Mean(Source):
                 f"{max(data.lengths)} tokens, a prompt {longest}. Give longer texts, or "
                 f"Mean(..., per_position=False)."
             )
-        return ValueSource(
-            {site: _positional_mean(rows, longest) for site, rows in values.items()}
-        )
+        return ValueSource({site: _positional_mean(rows, longest) for site, rows in values.items()})
 
     def _prompts(self, model: Any, prompts: Prompts) -> Prompts:
         data = self.data
@@ -216,8 +214,7 @@ class Noise(Source):
     def __post_init__(self) -> None:
         if self.draws < 1 or self.scale <= 0:
             raise InputError(
-                f"Noise needs draws >= 1 and scale > 0; got draws={self.draws}, "
-                f"scale={self.scale}."
+                f"Noise needs draws >= 1 and scale > 0; got draws={self.draws}, scale={self.scale}."
             )
 
     @property
@@ -262,8 +259,7 @@ class Noise(Source):
             return prompts.span(self.at)
         if len(self.at) != len(prompts):
             raise InputError(
-                f"Noise(at=...) has positions for {len(self.at)} prompts; there are "
-                f"{len(prompts)}."
+                f"Noise(at=...) has positions for {len(self.at)} prompts; there are {len(prompts)}."
             )
         for i, (span, n) in enumerate(zip(self.at, prompts.lengths, strict=True)):
             if any(not 0 <= p < n for p in span):

@@ -26,7 +26,7 @@ CASES = {
     "neurons": fake(grid_players("neuron", "N", layer=1, neuron=500)),
     "long": fake(tokens(LONG), (LONG,)),
     "long grid": fake(mlps(30, 600), (LONG,)),
-    "several": fake(tokens(prompts=6), (IOI,) * 5 + (IOI[:9],)),
+    "several": fake(tokens(prompts=6), (IOI,) * 5 + (("Yesterday", *IOI[1:9]),)),
     "evil": fake(tokens((EVIL, *IOI[1:])), ((EVIL, *IOI[1:]),)),
 }
 
@@ -39,12 +39,12 @@ class _Balance(HTMLParser):
         self.open: list[str] = []
         self.seen: list[tuple[str, dict]] = []
 
-    def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
         self.open.append(tag)
 
-    def handle_startendtag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
