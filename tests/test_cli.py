@@ -134,6 +134,16 @@ def test_many_prompts_from_a_file_and_a_report(asked, tmp_path, capsys):
     assert str(html) in printed.err.replace("\n", "")
 
 
+def test_an_answer_without_its_space_is_remarked_on(asked, capsys):
+    bare = ["--target", "When", "--source", "zero"]
+    assert run("attribute", "--clean", CLEAN, *bare) == 0
+    printed = capsys.readouterr()
+    assert "target log_prob('When')" in printed.out
+    assert "'When' has no leading space" in printed.err
+    assert run("attribute", "--clean", CLEAN + " ", *bare) == 0
+    assert "leading space" not in capsys.readouterr().err
+
+
 def test_what_was_finished_is_kept_when_interrupted(asked, tmp_path, monkeypatch, capsys):
     html, real, seen = tmp_path / "r.html", ma.attribute, []
 

@@ -101,6 +101,7 @@ def attribute(
         seed=seed,
     )
     output = Output(request.html, introduction=_introduction(question.counterfactual))
+    _mind_spaces(output, question)
     loaded = load(output, model, hooked=hooked, device=device, dtype=dtype)
     _carry_out(request, loaded, output, prepend_bos, target_position)
 
@@ -141,6 +142,17 @@ def _question(
     return Question(
         read.clean, read.counterfactual, read.target or target or [], read.versus or versus or []
     )
+
+
+def _mind_spaces(output: Any, question: Any) -> None:
+    """ "Paris" and " Paris" are two tokens, and after a word the model says the second."""
+    answers = dict.fromkeys([*question.target, *question.versus])
+    bare = [answer for answer in answers if answer[:1].isalnum()]
+    if bare and not any(prompt[-1:].isspace() for prompt in question.clean):
+        output.say(
+            f"Note: {bare[0]!r} has no leading space. After a word, the next word mostly begins "
+            f"with one: {' ' + bare[0]!r}."
+        )
 
 
 def _check_count(

@@ -45,8 +45,10 @@ def show(
 ) -> None:
     """Print a result: what it is, coloured tokens or a heat map, the ``top`` strongest players."""
     console = Console() if console is None else console
-    console.print(Text(title or _heading(attribution), style="bold"))
-    console.print(Text(_ends(attribution), style="dim"))
+    target = words.target_text(attribution)
+    whole = f"{words.players_text(attribution.players)} by {attribution.method}"
+    console.print(Text(title or whole, style="bold"))
+    console.print(Text(f"target {target}\n{_ends(attribution)}", style="dim"))
     for part in parts(attribution, prompt, console):
         console.print()
         console.print(part)
@@ -83,11 +85,6 @@ def _colours(console: Console) -> bool:
     """Whether shades can be told apart: sixteen colours are too few."""
     shades = console.color_system in ("256", "truecolor")
     return console.is_terminal and shades and not console.no_color
-
-
-def _heading(attribution: Attribution) -> str:
-    who = words.players_text(attribution.players)
-    return f"{who} by {attribution.method}, {words.target_text(attribution)}"
 
 
 def _ends(attribution: Attribution) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from mechattr.errors import NotFiniteError
 from mechattr.methods.masks import chunks, gauss_kronrod
 
 NODES = 15
@@ -118,8 +119,12 @@ def integrate(path: Path, allowed: Float[np.ndarray, " prompt"], max_nodes: int)
         chosen = [panel for panel in live[: int(np.argmax(rest <= 0.5)) + 1] if panel.divisible]
         chosen = chosen[: (max_nodes - nodes) // BISECTION]
         kept = [panel for panel in live if all(panel is not c for c in chosen)]
-        live = kept + _bisect(path, chosen)
         nodes += BISECTION * len(chosen)
+        try:
+            live = kept + _bisect(path, chosen)
+        except NotFiniteError:
+            share = shares[0] / shares.sum()
+            return _integral(done, live, nodes, f"the gradient overflows; {_where(live[0], share)}")
 
 
 def _sort_out(

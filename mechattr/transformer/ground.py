@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mechattr.transformer.graph import ADDED_LAST, Bound, Cells, Site
+from mechattr.transformer.memory import in_pieces
 from mechattr.transformer.model import Edit, Face, Past
 from mechattr.transformer.prompts import Prompts
 from mechattr.transformer.schedule import Reach, reach
@@ -185,12 +186,18 @@ def record_sites(
     """Each prompt's values at sites, [position, unit, width], padding removed."""
     out: dict[Site, list[Tensor]] = {site: [] for site in sites}
     size = max(1, tokens_at_once // max(prompts.lengths))
+
+    def piece(part: slice) -> dict[Site, list[Tensor]]:
+        rows = prompts.tokens[part]
+        values = record_run(face, pad(rows, face.device), sites, keep=False).values
+        return {
+            site: [v[: len(r)] for v, r in zip(values[site], rows, strict=True)] for site in sites
+        }
+
     with face.quiet():
-        for first in range(0, len(prompts), size):
-            rows = prompts.tokens[first : first + size]
-            values = record_run(face, pad(rows, face.device), sites, keep=False).values
+        for values in in_pieces(piece, len(prompts), size, face.device):
             for site in sites:
-                out[site] += [v[: len(r)] for v, r in zip(values[site], rows, strict=True)]
+                out[site] += values[site]
     return out
 
 

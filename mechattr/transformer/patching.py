@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,8 @@ from mechattr.game import Game
 from mechattr.transformer.engine import Engine, Masks, read_target
 from mechattr.transformer.graph import Bound, PlayerSpec, Site
 from mechattr.transformer.ground import Ground, lay_ground, record_sites
-from mechattr.transformer.memory import plan
-from mechattr.transformer.model import Face, face_of
+from mechattr.transformer.memory import in_pieces, plan
+from mechattr.transformer.model import face_of
 from mechattr.transformer.prompts import Prompts, tokenizer_of
 from mechattr.transformer.schedule import NEVER, Rows, concatenate_rows, plan_rows
 from mechattr.transformer.slopes import mask_gradients, sensitivities
@@ -53,6 +53,8 @@ class PatchGame(Game):
     rows_run: int = 0
     """Rows that the engine really ran: what no-ops and equal masks saved isn't in it."""
 
+    # No inference mode inside, whose tensors can't take part in gradients later.
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: Any,
@@ -86,7 +88,7 @@ class PatchGame(Game):
         sites = [cells.site for cells in self.bound.cells]
         self._source = source.bind(model, prompts, sites, self._record)
         self._chunks = self._make_chunks()
-        self._grounds: OrderedDict[int, Ground] = OrderedDict()
+        self._grounds: OrderedDict[tuple[int, ...], Ground] = OrderedDict()
 
     # --- what it says of itself -------------------------------------------------------------------
 
@@ -149,6 +151,7 @@ class PatchGame(Game):
         which = np.arange(n_masks * n_prompts).reshape(n_masks, n_prompts)
         return self._evaluate(masks.reshape(-1, self.n_players), which)
 
+    @torch.inference_mode(False)
     def _evaluate(self, masks: Tensor, which: np.ndarray) -> Tensor:
         """which: [row, prompt] indices into ``masks``. Returns [row, prompt] values."""
         out = torch.empty(which.shape, dtype=torch.float64)
@@ -157,12 +160,12 @@ class PatchGame(Game):
         table = Masks.of(masks, self.base, self.face.device)
         on_cpu = masks.cpu().numpy()
         with self.face.quiet():
-            for number, chosen in enumerate(self._chunks):
-                ground = self._ground(number)
+            for before, ground in self._each_ground():
+                chosen = ground.prompts
                 rows, places = self._plan(ground, on_cpu, which[:, chosen])
                 values = self._base_values(ground)[None].repeat(len(which), 1)
                 if len(rows):
-                    tick = self._ticker(number, len(rows), len(which))
+                    tick = self._ticker(before, ground, len(rows), len(which))
                     engine = Engine(self.face, ground, self.target, table, self.budget, tick)
                     run = engine.run(rows)
                     filled = torch.as_tensor(places, device=values.device)
@@ -206,20 +209,20 @@ class PatchGame(Game):
             return torch.stack([part._sensitivity(masks) for part in self._parts]).mean(0)
         return self._slopes(masks, sensitivities, whole=True)
 
+    @torch.inference_mode(False)
     def _slopes(self, masks: Tensor, compute: Callable[..., Tensor], *, whole: bool) -> Tensor:
         """whole: differentiate at every position, not only where source and clean run differ."""
         out = torch.zeros(len(masks), len(self.prompts), self.n_players, dtype=torch.float64)
         table = Masks.of(masks, self.base, self.face.device)
         with self.face.quiet():
-            for number, chosen in enumerate(self._chunks):
-                ground = self._ground(number)
+            for before, ground in self._each_ground():
                 rows = self._slope_rows(ground, len(masks), whole=whole)
                 if not len(rows):
                     continue
-                tick = self._ticker(number, len(rows), len(masks))
+                tick = self._ticker(before, ground, len(rows), len(masks))
                 engine = Engine(self.face, ground, self.target, table, self.budget, tick)
                 slopes = compute(engine, rows, masks).to("cpu", torch.float64)
-                where = (torch.as_tensor(rows.mask), torch.as_tensor(chosen[rows.prompt]))
+                where = (torch.as_tensor(rows.mask), torch.as_tensor(ground.prompts[rows.prompt]))
                 out[where] = slopes
         return out
 
@@ -255,20 +258,31 @@ class PatchGame(Game):
                 first = i
         return chunks
 
-    def _ground(self, number: int) -> Ground:
+    def _each_ground(self) -> Iterator[tuple[int, Ground]]:
+        """The grounds of all prompts, each with how many prompts came before. A chunk that turns
+        out not to fit in memory is split, from then on."""
+        chunks: list[np.ndarray] = []
+        for chunk in self._chunks:
+
+            def piece(part: slice, chunk: np.ndarray = chunk) -> Ground:
+                return self._ground(chunk[part])
+
+            for ground in in_pieces(piece, len(chunk), len(chunk), self.face.device):
+                yield sum(map(len, chunks)), ground
+                chunks.append(ground.prompts)
+        self._chunks = chunks
+
+    def _ground(self, chunk: np.ndarray) -> Ground:
         """The ground of one chunk, kept as long as all that are kept fit in memory."""
-        if number in self._grounds:
-            self._grounds.move_to_end(number)
-            return self._grounds[number]
-        chunk = self._chunks[number]
+        key = tuple(chunk.tolist())
+        if key in self._grounds:
+            self._grounds.move_to_end(key)
+            return self._grounds[key]
         ground = lay_ground(
             self.face, self.prompts, chunk, self.bound, self._source, self.target, self.base
         )
-        self._grounds[number] = ground
-        held = sum(
-            len(self._chunks[n]) * max(self.prompts.lengths[i] for i in self._chunks[n])
-            for n in self._grounds
-        )
+        self._grounds[key] = ground
+        held = sum(len(kept) * max(self.prompts.lengths[i] for i in kept) for kept in self._grounds)
         if held > self.budget.ground_tokens and len(self._grounds) > 1:
             self._grounds.popitem(last=False)
         return ground
@@ -276,21 +290,28 @@ class PatchGame(Game):
     @torch.no_grad()
     def _base_values(self, ground: Ground) -> Tensor:
         every = torch.arange(len(ground.prompts), device=self.face.device)
-        return read_target(self.face, self.target, ground, ground.final, every)
+        size = max(1, self.budget.read_rows // ground.positions.shape[1])
+
+        def piece(part: slice) -> Tensor:
+            return read_target(self.face, self.target, ground, ground.final[part], every[part])
+
+        return torch.cat(list(in_pieces(piece, len(every), size, self.face.device)))
 
     def _record(self, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
         return record_sites(self.face, prompts, sites, self.budget.call_tokens)
 
-    def _ticker(self, number: int, n_rows: int, n_masks: int) -> Callable[[int], None]:
+    def _ticker(
+        self, before: int, ground: Ground, n_rows: int, n_masks: int
+    ) -> Callable[[int], None]:
         """Counts the engine's finished rows and tells a progress bar, in masks."""
-        share = n_masks / len(self._chunks)
+        share = n_masks / len(self.prompts)
         done = 0
 
         def tick(rows: int) -> None:
             nonlocal done
             done += rows
             self.rows_run += rows
-            self.report(share * (number + done / n_rows))
+            self.report(share * (before + len(ground.prompts) * done / n_rows))
 
         return tick
 

@@ -68,11 +68,14 @@ def _sensitivity(engine: Engine, rows: Rows, masks: Tensor) -> Tensor:
             tap=lambda *edited: seen.append(edited),
         )
         total = own.climb(rows).sum()
-        slopes = torch.autograd.grad(total, [value for _, value, *_ in seen])
+        # None for values seen in a piece that ran out of memory and was run again
+        slopes = torch.autograd.grad(total, [value for _, value, *_ in seen], allow_unused=True)
     # the last row is the base run's and the last column that of unowned cells: both dropped
     squared = torch.zeros(own.masks.table.shape, dtype=torch.float64, device=leaf.device)
     owners = dict(engine.ground.cells)
     for (site, _, prompt, mask, start), slope in zip(seen, slopes, strict=True):
+        if slope is None:
+            continue
         amount = slope.double().pow(2).sum(-1)  # [row, position, unit]
         owner = owners[site]
         if owner.shape[1] > 1:

@@ -183,9 +183,10 @@ class Token(Source):
     ) -> RunSource:
         fixed = token_id(tokenizer_of(model), self.token, int(model.W_U.shape[-1]))
         rows = []
+        bos = tokenizer_of(model).bos_token_id
         for tokens in prompts.tokens:
             row = torch.full_like(tokens, fixed)
-            if prompts.prepended_bos:
+            if bos is not None and int(tokens[0]) == bos:
                 row[0] = tokens[0]
             rows.append(row)
         return RunSource(tuple(rows))
@@ -195,8 +196,8 @@ class Token(Source):
 class Noise(Source):
     """A run with Gaussian noise on the tokens' embeddings, averaged over draws: causal tracing.
 
-    scale: σ in units of the standard deviation of the prompts' token embeddings (Meng et al. 2022
-        use 3).
+    scale: σ in units of the standard deviation of the prompt's token embeddings (Meng et al. 2022
+        use 3, and the deviation over all prompts).
     draws: how many independent noise draws ``v`` averages over.
     at: where the noise goes: None for every position, a text (its first occurrence in each
         prompt), or per prompt a sequence of positions.
@@ -233,24 +234,24 @@ class Noise(Source):
     ) -> RunSource:
         embed = Site("embed", 0, "hook_embed", 1)
         embedded = [row[:, 0] for row in record(prompts, [embed])[embed]]  # [position, d_model]
-        sigma = self.scale * torch.cat(embedded).double().std().item()
         spans = self._spans(prompts)
         return RunSource(
             prompts.tokens,
             tuple(
-                self._draw(tokens, row, span) * sigma
+                self._draw(tokens, row, span)
                 for tokens, row, span in zip(prompts.tokens, embedded, spans, strict=True)
             ),
         )
 
     def _draw(self, tokens: Tensor, like: Tensor, span: Sequence[int]) -> Tensor:
+        sigma = self.scale * like.double().std().item()
         key = zlib.crc32(tokens.numpy().tobytes())
         mixed = (self.seed * 1_000_003 + self.first) * 4_294_967_311 + key
         generator = torch.Generator().manual_seed(mixed % 2**63)
         noise = torch.randn(like.shape, generator=generator, dtype=torch.float64)
         keep = torch.zeros(len(noise), 1, dtype=torch.float64)
         keep[list(span)] = 1
-        return (noise * keep).to(like)
+        return (noise * keep * sigma).to(like)
 
     def _spans(self, prompts: Prompts) -> Sequence[Sequence[int]]:
         if self.at is None:

@@ -31,7 +31,8 @@ def _no_environment(monkeypatch):
 def test_piped_output_has_no_codes_and_says_all():
     text = printed(fake(token_players(), draws=True), top=3)
     assert "\x1b" not in text
-    assert "14 tokens by integrated_gradients, logit_diff(' Mary', ' John')" in text
+    assert "14 tokens by integrated_gradients" in text
+    assert "target logit_diff(' Mary', ' John')" in text
     assert "v(N) 6.252" in text
     assert "completeness gap +0.059, 0.5 %" in text
     for i, token in enumerate(IOI):

@@ -252,3 +252,21 @@ def test_kronrod_nodes_stay_inside_of_tiny_intervals():
     nodes = 1e-12 * masks.gauss_kronrod()[0]
     assert (np.diff(nodes) > 0).all()
     assert nodes[0] > 0
+
+
+class Overflows(FunctionGame):
+    """A slope that grows without bound towards t = 0 and leaves the floats below 1e-3."""
+
+    def _gradient(self, masks: torch.Tensor) -> torch.Tensor:
+        slopes = super()._gradient(masks)
+        slopes[masks[:, 0] < 1e-3] = torch.inf
+        return slopes
+
+
+def test_an_overflowing_gradient_is_reported_not_raised() -> None:
+    game = Overflows(lambda m: m.sum(1) ** 0.1, 1)
+    with pytest.warns(ConvergenceWarning, match="overflows"):
+        scores = run(game, IntegratedGradients(tolerance=1e-9))
+    notes = scores.provenance["notes"]
+    assert not notes["settled"] and "lies in t = 0 to" in notes["reason"]
+    assert notes["worst_interval"][0] == 0
