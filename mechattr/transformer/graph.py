@@ -8,6 +8,7 @@ tokens, heads at positions, "all heads of layer 5", tokens and heads together.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -358,9 +359,10 @@ def hook(name: str, *, per_position: bool = False) -> PlayerSpec:
     """The players at one hook point by TransformerLens' name, e.g. ``blocks.5.attn.hook_z``."""
     if name == "hook_embed":
         return tokens()
-    known = ["hook_embed"] + [f"blocks.0.{h}" for h in _BY_HOOK]
     head, _, rest = name.partition(".")
     layer, _, short = rest.partition(".")
+    at = layer if layer.isdigit() else 0
+    known = ["hook_embed"] + [f"blocks.{at}.{h}" for h in _BY_HOOK]
     if head != "blocks" or not layer.isdigit() or short not in _BY_HOOK:
         raise UnknownNameError("hook point", name, known)
     return _BY_HOOK[short](layers=int(layer), per_position=per_position)
@@ -369,12 +371,22 @@ def hook(name: str, *, per_position: bool = False) -> PlayerSpec:
 def _layers(layers: Any) -> tuple[int, ...] | None:
     if layers is None:
         return None
-    if isinstance(layers, (int, np.integer)):
-        return (int(layers),)
-    chosen = tuple(int(layer) for layer in layers)
+    chosen = _whole_numbers(layers)
     if not chosen:
         raise InputError("layers is an empty selection; give layers, or None for all.")
     return tuple(sorted(set(chosen)))
+
+
+def _whole_numbers(layers: Any) -> tuple[int, ...]:
+    try:
+        return (operator.index(layers),)
+    except TypeError:
+        try:
+            return tuple(operator.index(layer) for layer in layers)
+        except TypeError:
+            raise InputError(
+                f"layers is {layers!r}; expected a layer's number, several, or None for all."
+            ) from None
 
 
 def _check_layers(layers: tuple[int, ...] | None, shape: Shape) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ def plan(face: Face, longest: int) -> Budget:
     share = 0.3 * free if on_gpu else min(0.2 * free, 0.75 * GIB)
     ground = item * face.n_layers * 5 * face.d_model
     return Budget(
-        call_tokens=_between(share / call, longest, 2**18 if on_gpu else 1024),
+        call_tokens=_between(share / call, longest, 2**18 if on_gpu else 1280),
         pack_tokens=_between(share / (4 * item * face.d_model), longest, 2**24),
         graph_tokens=_between(share / (call * face.n_layers), longest, 2**20),
         ground_tokens=_between(share / ground, longest, 2**24),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mechattr.errors import NotSupportedError
 from mechattr.transformer.engine import Engine, Masks
 from mechattr.transformer.graph import Site
 from mechattr.transformer.memory import in_pieces
@@ -44,17 +45,28 @@ def _over_packs(engine: Engine, rows: Rows, masks: Tensor, each: Slope) -> Tenso
             return each(quiet, replace(own, mask=np.arange(len(own))), mine)
 
         for part in in_pieces(piece, len(wave), len(wave), device):
-            out[torch.as_tensor(wave[done : done + len(part)], device=device)] = part
+            out[torch.as_tensor(wave[done : done + len(part)], device=device)] = part.to(wide)
             done += len(part)
             engine.ticks(len(part))
     return out
+
+
+def _total(engine: Engine, rows: Rows) -> Tensor:
+    total = engine.climb(rows).sum()
+    if not total.requires_grad:
+        raise NotSupportedError(
+            f"The target {engine.target.label} has no gradient: what it returns isn't a "
+            f"differentiable function of the logits (argmax, detach, item, ...). Use a "
+            f"perturbation method such as leave_one_out, or another target."
+        )
+    return total
 
 
 def _mask_gradient(engine: Engine, rows: Rows, masks: Tensor) -> Tensor:
     leaf = masks.detach().requires_grad_(True)
     with torch.enable_grad():
         own = replace(engine, masks=Masks.of(leaf, engine.masks.base, engine.face.device))
-        (slope,) = torch.autograd.grad(own.climb(rows).sum(), leaf)
+        (slope,) = torch.autograd.grad(_total(own, rows), leaf)
     return slope
 
 
@@ -67,7 +79,7 @@ def _sensitivity(engine: Engine, rows: Rows, masks: Tensor) -> Tensor:
             masks=Masks.of(leaf, engine.masks.base, engine.face.device),
             tap=lambda *edited: seen.append(edited),
         )
-        total = own.climb(rows).sum()
+        total = _total(own, rows)
         # None for values seen in a piece that ran out of memory and was run again
         slopes = torch.autograd.grad(total, [value for _, value, *_ in seen], allow_unused=True)
     # the last row is the base run's and the last column that of unowned cells: both dropped
