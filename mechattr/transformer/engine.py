@@ -315,10 +315,8 @@ def read_target(
     face: Face, target: BoundTarget, ground: Ground, read: Tensor, prompt: Tensor
 ) -> Tensor:
     """[row] target values from the last residual stream at the positions read."""
-    of_game = torch.as_tensor(ground.prompts, device=face.device)[prompt]
-    columns = None
-    if target.columns is not None:
-        columns = target.columns.to(face.device)[of_game]
+    of_game = ground.number[prompt]
+    columns = None if ground.columns is None else ground.columns[prompt]
     logits = face.logits(read, columns)
     clean = None if ground.clean_logits is None else ground.clean_logits[prompt]
     return target.value(logits, of_game, clean)

@@ -49,6 +49,7 @@ class Ground:
     origin: per site, the value at weight 0 where that isn't the live one (value sources on base
         "source", where an absent activation *is* its source value whatever runs before it).
     after: base values of the sites that a block adds last.
+    number, positions, columns: each prompt's number in the game, and what the target reads of it.
     final: the base run's last residual stream at the positions read, [prompt, read, d_model].
     clean_logits: the clean run's logits there, if the target compares with them.
     """
@@ -60,7 +61,9 @@ class Ground:
     origin: dict[Site, Tensor | None] | None
     reach: Reach
     stop: np.ndarray
+    number: Tensor
     positions: Tensor
+    columns: Tensor | None
     final: Tensor
     clean_logits: Tensor | None
 
@@ -158,8 +161,11 @@ def _mid(
     def edit(attn_out: Tensor) -> Tensor | None:
         mid = resid + attn_out
         seen = see(site, mid)
-        # the difference, so that cells left alone stay so to the last bit
-        return None if seen is None else attn_out + (seen - mid)
+        if seen is None or torch.is_grad_enabled():
+            return None if seen is None else attn_out + (seen - mid)
+        # Cells left alone stay so to the last bit; others get their value to the last bit, for
+        # a norm magnifies what rounding leaves of a stream that is zeroed.
+        return torch.where(seen == mid, attn_out, seen - resid)
 
     return edit
 
@@ -242,7 +248,9 @@ def lay_ground(
         cells=[(c.site, torch.as_tensor(c.owner, device=face.device)) for c in cells],
         reach=reach(cells, differs, stop, read, len(bound.players), face.n_layers),
         stop=stop,
+        number=torch.as_tensor(chosen, device=face.device),
         positions=at,
+        columns=None if target.columns is None else target.columns[chosen].to(face.device),
         final=_rows_at(run.resid[-1], at),
         clean_logits=clean_logits,
     )

@@ -241,11 +241,12 @@ class HookedFace(Face):
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 
         if past is None:
-            entry = TransformerLensKeyValueCacheEntry.init_cache_entry(
-                self.model.cfg, self.device, resid.shape[0]
-            )
-        else:
-            entry = TransformerLensKeyValueCacheEntry(*past)
+            cfg = self.model.cfg
+            ungrouped = getattr(cfg, "ungroup_grouped_query_attention", False)
+            heads = self.shape.n_heads if ungrouped else self.shape.n_key_value_heads
+            none = resid.new_empty(resid.shape[0], 0, heads, cfg.d_head)
+            past = (none, none)
+        entry = TransformerLensKeyValueCacheEntry(*past)
         entry.frozen = not keep
         out = self.model.blocks[layer](resid, past_kv_cache_entry=entry)
         return out, (entry.past_keys, entry.past_values) if keep else None

@@ -125,6 +125,19 @@ def as_target(target: Target | Callable[..., Tensor]) -> Target:
 _COLUMNS_SUFFICE = {"logit", "logit_diff"}
 
 
+class _Table:
+    """A small table that moves to a device once: copying it inside a sweep would make the host
+    wait for the device."""
+
+    def __init__(self, values: Tensor):
+        self._values = {values.device: values}
+
+    def on(self, device: torch.device) -> Tensor:
+        if device not in self._values:
+            self._values[device] = next(iter(self._values.values())).to(device)
+        return self._values[device]
+
+
 @dataclass(frozen=True)
 class _Tokens(Target):
     kind: str
@@ -146,9 +159,10 @@ class _Tokens(Target):
         sizes = [ids.shape[1], 0 if others is None else others.shape[1]]
         all_ids = ids if others is None else torch.cat([ids, others], dim=1)
         compact = self.kind in _COLUMNS_SUFFICE
+        table = _Table(all_ids)
 
         def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
-            chosen = all_ids.to(logits.device)[prompt]
+            chosen = table.on(logits.device)[prompt]
             scores = _token_scores(self.kind, logits[:, 0], chosen, compact)
             parts = torch.split(scores, sizes, dim=1)
             return _combine(self.kind, parts[0], chosen[:, : sizes[0]]) - (
@@ -221,9 +235,11 @@ class _PromptLoss(Target):
             [row[at + 1] for row, at in zip(prompts.tokens, positions, strict=True)]
         )
 
+        labels, counted = _Table(following), _Table(real)
+
         def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
-            next_ids = following.to(logits.device)[prompt]
-            keep = real.to(logits.device)[prompt]
+            next_ids = labels.on(logits.device)[prompt]
+            keep = counted.on(logits.device)[prompt]
             scores = logits.log_softmax(-1).gather(2, next_ids[..., None])[..., 0]
             return -torch.where(keep, scores, 0).sum(1) / keep.sum(1)
 

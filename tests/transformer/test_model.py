@@ -16,6 +16,7 @@ from tests.oracles import assert_agree, patch_game, reference, shared_model, som
 from tests.transformer import tiny
 
 MODEL = pytest.mark.parametrize("name", oracles.MODELS)
+FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 TOKENS = torch.tensor([oracles.CLEAN, oracles.OTHER])
 
 
@@ -139,6 +140,45 @@ def test_a_cache_that_the_attention_ignores():
         face.run_block(0, resid[:, 4:], 4, None)
 
 
+# --- bridges of all sorts -------------------------------------------------------------------------
+
+
+def check_parity(model: Any, *, mid: bool = True) -> None:
+    spec = ma.tokens() + ma.heads(per_position=True) + ma.keys() + ma.queries() + ma.mlps()
+    spec = spec + ma.residual("mid") if mid else spec
+    for base in ("clean", "source"):
+        game = patch_game(model, spec, base=base)
+        masks = some_masks(game.n_players, each=1)
+        assert_agree(game(masks)[:, 0], reference(game).many(masks))
+
+
+def test_a_sliding_window():
+    """Shorter than the prompt, in one layer of two."""
+    model = tiny.tiny_bridge("gemma2")
+    with torch.no_grad():
+        wide = model(TOKENS)
+        model.original_model.config.sliding_window = 3
+        assert float((model(TOKENS) - wide).abs().max()) > 0.1
+    check_parity(model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_a_bridge_with_processed_weights(family):
+    """As after ``enable_compatibility_mode``: norms folded, weights centred."""
+    model = tiny.tiny_bridge(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.enable_compatibility_mode()
+    check_parity(model, mid=family != "neox")
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flags_of_a_bridge(flag):
+    model = tiny.tiny_bridge("qwen2")
+    getattr(model, f"set_{flag}")(True)
+    check_parity(model)
+
+
 # --- unusual HookedTransformers -------------------------------------------------------------------
 
 
@@ -173,7 +213,6 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "three layers": {"n_layers": 3},
     "one layer": {"n_layers": 1},
 }  # fmt: skip
-FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
 
 
 @pytest.mark.skipif(not tiny.HAS_HOOKED, reason="this transformer-lens has only the bridge")
@@ -191,14 +230,16 @@ def test_unusual_models(unusual):
 
 
 @pytest.mark.skipif(not tiny.HAS_HOOKED, reason="this transformer-lens has only the bridge")
-@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("flag", [*FLAGS, "ungroup_grouped_query_attention"])
 def test_flags_of_a_hooked_transformer(flag):
     """Splitting inputs or results is the user's choice and changes nothing."""
     model = tiny.tiny_hooked("gpt2" if flag == "use_attn_in" else "qwen2")
-    want = patch_game(model, ma.heads(per_position=True) + ma.mlps())(some_masks(74))
+    spec = ma.heads(per_position=True) + ma.keys() + ma.values(per_position=True)
+    want = patch_game(model, spec)
+    masks = some_masks(want.n_players)
+    want = want(masks)
     getattr(model, f"set_{flag}")(True)
-    got = patch_game(model, ma.heads(per_position=True) + ma.mlps())(some_masks(74))
-    assert_agree(got, want)
+    assert_agree(patch_game(model, spec)(masks), want)
     assert getattr(model.cfg, flag)
 
 

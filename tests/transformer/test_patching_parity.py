@@ -120,6 +120,17 @@ def test_every_source_on_all_kinds_together(name, base, source):
     assert_agree(game(masks)[:, 0], reference(game).many(masks))
 
 
+@pytest.mark.parametrize("name", [f"gemma2-{cls}" for cls in oracles.CLASSES])
+@pytest.mark.parametrize("players", ["resid_mid", "resid_pre", "tokens"])
+def test_a_stream_that_is_zero(name, players):
+    """Exactly so: a norm divides what rounding would leave of it by its epsilon's root."""
+    spec = {**KINDS, **MORE_KINDS}[players]()
+    for base in ("clean", "source"):
+        game = patch_game(shared_model(name), spec, source=ma.sources.Zero(), base=base)
+        masks = torch.cat([torch.zeros(1, game.n_players), 1 - torch.eye(game.n_players)[-2:]])
+        assert_agree(game(masks)[:, 0], reference(game).many(masks))
+
+
 @pytest.mark.parametrize("target_position", [-3, -4, 3])
 @pytest.mark.parametrize("base", ["clean", "source"])
 def test_target_in_the_middle_of_the_prompt(base, target_position):
