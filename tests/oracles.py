@@ -1,4 +1,4 @@
-"""Slow references that know nothing of the engine: a forward pass with hooks for every mask.
+"""Slow references that know nothing of the engine: the whole prompt, with hooks, for every mask.
 
 What a player is comes from its coordinates (kind, layer, head, position) and TransformerLens' hook
 names; what it is replaced by comes from ``run_with_cache`` on the whole, unpadded prompt; the
@@ -47,9 +47,9 @@ class Address:
     position: int | None = None
 
     def select(self, value: Tensor) -> tuple[Any, ...]:
-        """The index of this address in a hook's value [1, position, (unit, ...)]."""
+        """The index of this address in a hook's value [mask, position, (unit, ...)]."""
         at = slice(None) if self.position is None else self.position
-        return (0, at) if self.unit is None else (0, at, self.unit)
+        return (slice(None), at) if self.unit is None else (slice(None), at, self.unit)
 
 
 def addresses(players: Any) -> list[list[Address]]:
@@ -104,7 +104,7 @@ def mean_values(
 
 @dataclass
 class Oracle:
-    """``v(mask)`` of one prompt by hooks on the whole prompt.
+    """``v(mask)`` of one prompt by hooks on the whole prompt, a row of a batch for each mask.
 
     members: each player's addresses.
     tokens: the prompt that is run: the clean one, or on base "source" the source's.
@@ -123,19 +123,20 @@ class Oracle:
     added: Tensor | None = None
     seen: dict[str, Tensor] | None = None
 
-    def __call__(self, mask: Sequence[float] | Tensor) -> float:
-        with torch.no_grad():
-            return float(self.read(self.logits(mask)))
+    def __call__(self, mask: Tensor) -> float:
+        return float(self.many(mask[None]))
 
     def many(self, masks: Tensor) -> Tensor:
-        return torch.tensor([self(mask) for mask in masks], dtype=torch.float64)
+        """[mask] values at masks [mask, player]."""
+        with torch.no_grad():
+            return torch.stack([self.read(logits) for logits in self.logits(masks)]).double()
 
-    def sensitivity(self, mask: Sequence[float] | Tensor) -> Tensor:
+    def sensitivity(self, mask: Tensor) -> Tensor:
         """``‖∂v/∂x‖₂`` over the values that each player holds, by autograd on them: [player]."""
         self.seen = {}
         try:
             with torch.enable_grad():
-                value = self.read(self.logits(mask))
+                value = self.read(self.logits(mask[None])[0])
                 names, held = list(self.seen), list(self.seen.values())
             slopes = dict(zip(names, torch.autograd.grad(value, held), strict=True))
         finally:
@@ -148,17 +149,18 @@ class Oracle:
             dtype=torch.float64,
         ).sqrt()
 
-    def logits(self, mask: Sequence[float] | Tensor) -> Tensor:
+    def logits(self, masks: Tensor) -> Tensor:
         edits: list[Any] = []
         if self.added is not None:
             edits.append(("hook_embed", lambda value, hook: value + self.added))
-        with self.model.hooks(fwd_hooks=edits + self.edits(mask)):
-            return self.model(self.tokens[None])[0]
+        with self.model.hooks(fwd_hooks=edits + self.edits(masks)):
+            return self.model(self.tokens.expand(len(masks), -1))
 
-    def edits(self, mask: Sequence[float] | Tensor) -> list[tuple[str, Callable[..., Tensor]]]:
+    def edits(self, masks: Tensor) -> list[tuple[str, Callable[..., Tensor]]]:
         """One hook per hook point that has players."""
-        by_hook: dict[str, list[tuple[Address, float]]] = {}
-        for weight, owned in zip(self.weights(mask), self.members, strict=True):
+        weights = 1 - masks.double() if self.base == "clean" else masks.double()
+        by_hook: dict[str, list[tuple[Address, Tensor]]] = {}
+        for weight, owned in zip(weights.T, self.members, strict=True):
             for address in owned:
                 by_hook.setdefault(address.hook, []).append((address, weight))
         out: list[tuple[str, Callable[..., Tensor]]] = []
@@ -171,23 +173,20 @@ class Oracle:
                 out.append((hook, self._edit(hook, chosen)))
         return out + late
 
-    def weights(self, mask: Sequence[float] | Tensor) -> list[float]:
-        numbers = [float(m) for m in mask]
-        return [1 - m for m in numbers] if self.base == "clean" else numbers
-
-    def _edit(self, name: str, chosen: Sequence[tuple[Address, float]]) -> Callable[..., Tensor]:
+    def _edit(self, name: str, chosen: Sequence[tuple[Address, Tensor]]) -> Callable[..., Tensor]:
         def edit(value: Tensor, hook: Any) -> Tensor:
             out = value.clone()
             for address, weight in chosen:
                 if address.position is not None and address.position >= value.shape[1]:
                     continue  # a longer prompt's player
-                if not weight and self.origin is None:
+                if not weight.any() and self.origin is None:
                     continue
                 at = address.select(value)
                 live = value[at]
                 if self.origin is not None:
                     live = self._fixed(self.origin, name, value)[at]
-                out[at] = live + weight * (self._fixed(self.goal, name, value)[at] - live)
+                share = weight.to(live).reshape(-1, *[1] * (live.ndim - 1))
+                out[at] = live + share * (self._fixed(self.goal, name, value)[at] - live)
             return out if self.seen is None else self._watched(name, out)
 
         return edit
@@ -204,7 +203,7 @@ class Oracle:
         return fixed.expand_as(like)
 
     def _bridge_mid(
-        self, name: str, chosen: Sequence[tuple[Address, float]]
+        self, name: str, chosen: Sequence[tuple[Address, Tensor]]
     ) -> list[tuple[str, Callable[..., Tensor | None]]]:
         """On a TransformerBridge, hook_resid_mid is only the MLP's input: what changes the stream
         there is the attention's output."""

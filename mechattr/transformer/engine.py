@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechattr.transformer.graph import ADDED_LAST, Site
 from mechattr.transformer.ground import Ground, as_cells, entering, fit, leaving
 from mechattr.transformer.memory import Budget, in_pieces
 from mechattr.transformer.model import Face, Past
 from mechattr.transformer.schedule import Pack, Rows, Slots, make_packs, make_slots, make_waves
+from mechattr.transformer.sites import ADDED_LAST, Site
 from mechattr.transformer.targets import BoundTarget
 
 Tap = Callable[[Site, Tensor, Tensor, Tensor, int], None]

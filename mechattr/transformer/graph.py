@@ -1,9 +1,8 @@
 """The hook-point graph: which activation each player is, and how a mask reaches it.
 
-A *site* is one hook point of one layer. A player owns *cells* of sites: (position, unit) pairs,
-where a unit is a head, a neuron, or the whole residual vector. Each cell has at most one owner, so a
-mask over players becomes a mask over activations by one table look-up, whatever the players are:
-tokens, heads at positions, "all heads of layer 5", tokens and heads together.
+A player owns *cells* of *sites* (see ``sites.py``), and each cell has at most one owner. So a mask
+over players becomes a mask over activations by one table look-up, whatever the players are: tokens,
+heads at positions, "all heads of layer 5", tokens and heads together.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,66 +18,7 @@ import numpy as np
 from mechattr.errors import InputError, NotSupportedError, UnknownNameError
 from mechattr.players import Coordinate, Grouping, Players, concatenate
 from mechattr.transformer.prompts import Prompts
-
-STAGES = (
-    "embed",
-    "resid_pre",
-    "q",
-    "k",
-    "v",
-    "z",
-    "attn_out",
-    "resid_mid",
-    "neuron",
-    "mlp_out",
-    "resid_post",
-)
-"""Kinds of site in the order in which a block computes them."""
-
-SPREADING = {"embed", "resid_pre", "k", "v"}
-"""Stages whose value at one position reaches later positions within the same block. The others
-reach only their own position before the block ends."""
-
-ADDED_LAST = {"mlp_out", "resid_post"}
-"""Stages after which the block computes nothing more: a run that begins here skips the block."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """One hook point: its stage, layer, name on the model, and number of units per position."""
-
-    stage: str
-    layer: int
-    hook: str
-    units: int
-
-    @property
-    def order(self) -> tuple[int, int]:
-        return (self.layer, STAGES.index(self.stage))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the graph needs to know of a model."""
-
-    n_layers: int
-    n_heads: int
-    n_key_value_heads: int
-    d_mlp: int
-    has_mlp: bool
-    parallel: bool
-    hooks: frozenset[str] = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """A site and the player that owns each of its cells.
-
-    owner: [prompt or 1, position or 1, unit] index of the owning player, -1 for no one's.
-    """
-
-    site: Site
-    owner: np.ndarray
+from mechattr.transformer.sites import Cells, Shape, Site
 
 
 @dataclass(frozen=True, eq=False)

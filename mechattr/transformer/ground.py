@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechattr.transformer.graph import ADDED_LAST, Bound, Cells, Site
+from mechattr.transformer.graph import Bound
 from mechattr.transformer.memory import in_pieces
 from mechattr.transformer.model import Edit, Face, Past
 from mechattr.transformer.prompts import Prompts
 from mechattr.transformer.schedule import Reach, reach
+from mechattr.transformer.sites import ADDED_LAST, Cells, Site
 from mechattr.transformer.sources import RunSource, ValueSource
 from mechattr.transformer.targets import BoundTarget
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechattr.errors import InputError, NotSupportedError
-from mechattr.transformer.graph import Shape
+from mechattr.transformer.sites import Shape
 
 Past = tuple[Tensor, Tensor]
 """Keys and values of the positions before a window, in the model's own layout."""

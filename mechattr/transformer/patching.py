@@ -14,12 +14,13 @@ from torch import Tensor
 from mechattr.errors import InputError
 from mechattr.game import Game
 from mechattr.transformer.engine import Engine, Masks, read_target
-from mechattr.transformer.graph import Bound, PlayerSpec, Site
+from mechattr.transformer.graph import Bound, PlayerSpec
 from mechattr.transformer.ground import Ground, lay_ground, record_sites
 from mechattr.transformer.memory import in_pieces, plan
 from mechattr.transformer.model import face_of
 from mechattr.transformer.prompts import Prompts, tokenizer_of
 from mechattr.transformer.schedule import NEVER, Rows, concatenate_rows, plan_rows
+from mechattr.transformer.sites import Site
 from mechattr.transformer.slopes import mask_gradients, sensitivities
 from mechattr.transformer.sources import Source
 from mechattr.transformer.targets import BoundTarget, Target, as_target

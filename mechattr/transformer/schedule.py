@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechattr.transformer.graph import ADDED_LAST, SPREADING, Cells
+from mechattr.transformer.sites import ADDED_LAST, SPREADING, Cells
 
 NEVER = np.iinfo(np.int32).max
 
@@ -280,8 +280,8 @@ def _windows(
     groups = []
     for by_stop in _partition(stop.max() - stop, stop, work, overhead):
         first, last = start[by_stop], stop[by_stop]
-        for by_start in _partition(first, last - first, work[by_stop], overhead):
-            groups.append(by_stop[by_start])
+        parts = _partition(first, last - first, work[by_stop], overhead)
+        groups += [by_stop[by_start] for by_start in parts]
     return groups
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mechattr.errors import NotSupportedError
 from mechattr.transformer.engine import Engine, Masks
-from mechattr.transformer.graph import Site
 from mechattr.transformer.memory import in_pieces
 from mechattr.transformer.schedule import Rows, make_waves
+from mechattr.transformer.sites import Site
 
 Slope = Callable[[Engine, Rows, Tensor], Tensor]
 

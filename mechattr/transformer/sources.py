@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mechattr.errors import InputError
-from mechattr.transformer.graph import Site
 from mechattr.transformer.prompts import Prompts, token_id, tokenizer_of
+from mechattr.transformer.sites import Site
 
 Recorder = Callable[[Prompts, Sequence[Site]], dict[Site, list[Tensor]]]
 """Runs prompts and returns each site's values, one [position, unit, width] tensor a prompt."""

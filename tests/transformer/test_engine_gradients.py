@@ -143,6 +143,21 @@ def test_sensitivity_counts_where_clean_and_source_agree(kind):
         assert float(got[first].max()) > 1e-3
 
 
+@pytest.mark.parametrize("base", ["clean", "source"])
+def test_sensitivity_where_nothing_differs(base):
+    """A counterfactual that is the prompt itself; and one that differs after the target only."""
+    model = shared_model("gpt2-bridge")
+    clean = oracles.ids(oracles.CLEAN, oracles.CLEAN)
+    other = oracles.ids(oracles.CLEAN, (*oracles.CLEAN[:-1], 50))
+    prompts = ma.Prompts.from_tokens(model, clean, other, target_position=-2)
+    game = patch_game(model, ma.heads() + ma.mlps(per_position=True), prompts=prompts, base=base)
+    mask = soft(game.n_players, base)
+    for p in range(2):
+        want = reference(game, p).sensitivity(mask)
+        assert_agree(game.sensitivity(mask)[0, p], want)
+    assert bool((game.gradient(mask) == 0).all())
+
+
 @pytest.mark.parametrize("source", ["zero", "mean"])
 def test_sensitivity_on_base_source_with_a_value_source(source):
     model = shared_model("llama-bridge")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mechattr as ma
-from mechattr.transformer.graph import Shape
+from mechattr.transformer.sites import Shape
 from tests import oracles
 from tests.oracles import patch_game, shared_model
 

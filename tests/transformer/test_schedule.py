@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechattr.transformer.graph import Cells, Site
+from mechattr.transformer.sites import Cells, Site
 from mechattr.transformer.schedule import (
     NEVER,
     Reach,
