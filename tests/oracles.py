@@ -46,7 +46,11 @@ class Address:
     unit: int | None = None
     position: int | None = None
 
-    def select(self, value: Tensor) -> tuple[Any, ...]:
+    def lies_in(self, value: Tensor) -> bool:
+        """Whether the prompt is long enough to have this position."""
+        return self.position is None or self.position < value.shape[1]
+
+    def select(self) -> tuple[Any, ...]:
         """The index of this address in a hook's value [mask, position, (unit, ...)]."""
         at = slice(None) if self.position is None else self.position
         return (slice(None), at) if self.unit is None else (slice(None), at, self.unit)
@@ -102,6 +106,10 @@ def mean_values(
     return out
 
 
+HookEdit = tuple[str, Callable[..., Tensor | None]]
+"""A hook point's name and what is done to its value."""
+
+
 @dataclass
 class Oracle:
     """``v(mask)`` of one prompt by hooks on the whole prompt, a row of a batch for each mask.
@@ -141,13 +149,13 @@ class Oracle:
             slopes = dict(zip(names, torch.autograd.grad(value, held), strict=True))
         finally:
             self.seen = None
-        return torch.tensor(
-            [
-                sum(float(slopes[a.hook][a.select(slopes[a.hook])].square().sum()) for a in owned)
-                for owned in self.members
-            ],
-            dtype=torch.float64,
-        ).sqrt()
+        squares = torch.zeros(len(self.members), dtype=torch.float64)
+        for player, owned in enumerate(self.members):
+            for address in owned:
+                if address.lies_in(slopes[address.hook]):
+                    slope = slopes[address.hook][address.select()]
+                    squares[player] += slope.square().sum()
+        return squares.sqrt()
 
     def logits(self, masks: Tensor) -> Tensor:
         edits: list[Any] = []
@@ -156,15 +164,15 @@ class Oracle:
         with self.model.hooks(fwd_hooks=edits + self.edits(masks)):
             return self.model(self.tokens.expand(len(masks), -1))
 
-    def edits(self, masks: Tensor) -> list[tuple[str, Callable[..., Tensor]]]:
+    def edits(self, masks: Tensor) -> list[HookEdit]:
         """One hook per hook point that has players."""
         weights = 1 - masks.double() if self.base == "clean" else masks.double()
         by_hook: dict[str, list[tuple[Address, Tensor]]] = {}
         for weight, owned in zip(weights.T, self.members, strict=True):
             for address in owned:
                 by_hook.setdefault(address.hook, []).append((address, weight))
-        out: list[tuple[str, Callable[..., Tensor]]] = []
-        late: list[tuple[str, Callable[..., Tensor]]] = []
+        out: list[HookEdit] = []
+        late: list[HookEdit] = []
         for hook, chosen in by_hook.items():
             if hook.endswith("hook_resid_mid") and is_bridge(self.model):
                 # After any patch of attn_out itself, which the stream's middle contains.
@@ -177,11 +185,9 @@ class Oracle:
         def edit(value: Tensor, hook: Any) -> Tensor:
             out = value.clone()
             for address, weight in chosen:
-                if address.position is not None and address.position >= value.shape[1]:
-                    continue  # a longer prompt's player
-                if not weight.any() and self.origin is None:
+                if not address.lies_in(value) or (self.origin is None and not weight.any()):
                     continue
-                at = address.select(value)
+                at = address.select()
                 live = value[at]
                 if self.origin is not None:
                     live = self._fixed(self.origin, name, value)[at]
@@ -202,9 +208,7 @@ class Oracle:
         fixed = fixed[:, : like.shape[1]] if fixed.shape[1] > 1 else fixed
         return fixed.expand_as(like)
 
-    def _bridge_mid(
-        self, name: str, chosen: Sequence[tuple[Address, Tensor]]
-    ) -> list[tuple[str, Callable[..., Tensor | None]]]:
+    def _bridge_mid(self, name: str, chosen: Sequence[tuple[Address, Tensor]]) -> list[HookEdit]:
         """On a TransformerBridge, hook_resid_mid is only the MLP's input: what changes the stream
         there is the attention's output."""
         stream: list[Tensor] = []

@@ -268,5 +268,6 @@ def test_an_overflowing_gradient_is_reported_not_raised() -> None:
     with pytest.warns(ConvergenceWarning, match="overflows"):
         scores = run(game, IntegratedGradients(tolerance=1e-9))
     notes = scores.provenance["notes"]
-    assert not notes["settled"] and "lies in t = 0 to" in notes["reason"]
+    assert not notes["settled"]
+    assert "lies in t = 0 to" in notes["reason"]
     assert notes["worst_interval"][0] == 0

@@ -17,7 +17,7 @@ from tests.oracles import assert_agree, patch_game, shared_model, some_masks
 from tests.transformer.test_patching_batches import batch, some_of_all
 
 CPU = torch.device("cpu")
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "one token a call": {"call_tokens": 1},
     "two rows a call": {"call_tokens": 18},
     "one row a wave": {"pack_tokens": 1},
@@ -36,7 +36,7 @@ TINY = {
 }  # fmt: skip
 
 
-def small_budget(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
+def small_budget(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     monkeypatch.setattr(
         patching, "plan", lambda face, longest: replace(plan(face, longest), **changes)
     )
@@ -69,7 +69,7 @@ def test_any_budget_gives_the_same_numbers(monkeypatch, changes):
         ("source", ma.sources.Zero(), None),
     ):
         model = shared_model("llama-bridge")
-        settings = {"base": base, "source": source, "target": target}
+        settings: dict[str, Any] = {"base": base, "source": source, "target": target}
         if base not in AT_ONCE:
             AT_ONCE[base] = results(game_of(model, **settings))
         want = AT_ONCE[base]

@@ -219,13 +219,14 @@ def test_answers_are_read_from_their_columns_only(monkeypatch):
     """For a logit difference the vocabulary isn't computed."""
     model = shared_model("llama-bridge")
     game = patch_game(model, ma.heads(), prompts=batch(model))
-    asked = []
+    asked: list[torch.Tensor] = []
     logits = type(game.face).logits
-    monkeypatch.setattr(
-        type(game.face),
-        "logits",
-        lambda self, resid, columns: asked.append(columns) or logits(self, resid, columns),
-    )
+
+    def watched(self: Any, resid: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        asked.append(columns)
+        return logits(self, resid, columns)
+
+    monkeypatch.setattr(type(game.face), "logits", watched)
     game(some_masks(game.n_players))
     assert asked
     assert all(columns.shape[1] == len(PAIR) for columns in asked)

@@ -51,7 +51,7 @@ def test_bad_masks_per_prompt():
 
 # --- arguments ------------------------------------------------------------------------------------
 
-BAD_ARGUMENTS = {
+BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "source as a class": ({"source": ma.sources.Zero}, "an instance, with parentheses"),
     "source as text": ({"source": "zero"}, "source is 'zero'; expected one of mechattr.sources"),
     "base": ({"base": "cleen"}, 'base is \'cleen\'; expected "clean" or "source"'),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mechattr.transformer.sites import Cells, Site
 from mechattr.transformer.schedule import (
     NEVER,
     Reach,
@@ -23,14 +23,18 @@ from mechattr.transformer.schedule import (
     plan_rows,
     reach,
 )
+from mechattr.transformer.sites import Cells, Site
 
 N_LAYERS = 3
 
+CellsOf = Mapping[tuple[str, int], Any]
+"""A player's cells: {(stage, layer): positions} or {(stage, layer): {position: it differs}}."""
+
 
 def make_reach(
-    *players: dict[str, Any], n_positions: int = 6, stop: int = 6, read: tuple[int, ...] = (5,)
+    *players: CellsOf, n_positions: int = 6, stop: int = 6, read: tuple[int, ...] = (5,)
 ) -> Reach:
-    """Players given by their cells: {(stage, layer): positions}, or {...: {position: changes}}."""
+    """The reach of players given by their cells."""
     owners: dict[tuple[str, int], np.ndarray] = {}
     differs: dict[tuple[str, int], np.ndarray] = {}
     for player, sites in enumerate(players):
@@ -167,9 +171,8 @@ def test_rows_of_masks():
 
 def test_touched_layers_of_dense_and_sparse_masks_agree():
     """There are two ways of computing it, by how many players are off."""
-    layers = [{("z", la): [3]} for la in (0, 0, 1, 2, 2, 1, 1, 0)]
-    layers = [{site: [p % 6] for site in c} for p, c in enumerate(layers)]
-    r = make_reach(*layers, read=tuple(range(6)))
+    cells = [{("z", layer): [p % 6]} for p, layer in enumerate((0, 0, 1, 2, 2, 1, 1, 0))]
+    r = make_reach(*cells, read=tuple(range(6)))
     rng = np.random.default_rng(0)
     dense = rng.random((20, 8)) < 0.8
     sparse = rng.random((20, 8)) < 0.2

@@ -119,7 +119,7 @@ def test_noise_is_where_it_is_asked_for_and_of_its_size():
         source = bound(ma.sources.Noise(scale, 1), prompts, "gpt2-bridge")
         assert isinstance(source, RunSource)
         assert torch.equal(source.tokens[0], long[0])
-        (added,) = source.added
+        (added,) = source.added or ()
         assert added.shape == (60, 16)
         assert abs(float(added.std() / embedded.std()) / scale - 1) < 0.1
         assert abs(float(added.mean() / added.std())) < 0.1
@@ -138,7 +138,7 @@ def test_noise_on_a_text():
 
 
 def test_noise_depends_on_the_seed_the_draw_and_the_prompt():
-    settings = [
+    settings: list[dict[str, Any]] = [
         {"seed": 0}, {"seed": 1}, {"seed": 0, "first": 1}, {"seed": 1, "first": 1}, {"seed": 12345},
     ]  # fmt: skip
     drawn = [bound(ma.sources.Noise(draws=1, **s)).added[0] for s in settings]
