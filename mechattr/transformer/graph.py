@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,13 @@ class Bound:
     """Players resolved against a model and prompts: the axis and the cells that each one owns.
 
     exists: [prompt, player], False where a prompt is too short to have the player.
+    members: of merged players, the names of those they were made of.
     """
 
     players: Players
     cells: tuple[Cells, ...]
     exists: np.ndarray
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def regroup(self, grouping: Grouping) -> Bound:
         """Players merged, renumbered or dropped, as ``grouping.index`` says (-1: dropped)."""
@@ -41,7 +43,16 @@ class Bound:
             if new >= 0:
                 exists[:, new] |= self.exists[:, old]
         kept = tuple(c for c in cells if (c.owner >= 0).any())
-        return Bound(grouping.players, kept, exists)
+        return Bound(grouping.players, kept, exists, self._members(grouping))
+
+    def _members(self, grouping: Grouping) -> dict[str, tuple[str, ...]]:
+        out: dict[str, tuple[str, ...]] = {}
+        for old, new in enumerate(grouping.index):
+            if new >= 0:
+                name = self.players.names[old]
+                merged = grouping.players.names[new]
+                out[merged] = (*out.get(merged, ()), *self.members.get(name, (name,)))
+        return {name: of for name, of in out.items() if of != (name,)}
 
 
 class PlayerSpec(ABC):
@@ -99,6 +110,7 @@ class _Sum(PlayerSpec):
             players,
             tuple(Cells(site, owner) for site, owner in ordered),
             np.concatenate([b.exists for b in bounds], axis=1),
+            {name: of for b in bounds for name, of in b.members.items()},
         )
 
 
@@ -295,8 +307,11 @@ _BY_HOOK: dict[str, Callable[..., PlayerSpec]] = {
 }
 
 
-def hook(name: str, *, per_position: bool = False) -> PlayerSpec:
-    """The players at one hook point by TransformerLens' name, e.g. ``blocks.5.attn.hook_z``."""
+def hook(name: str, *, per_position: bool | None = None) -> PlayerSpec:
+    """The players at one hook point by TransformerLens' name, e.g. ``blocks.5.attn.hook_z``.
+
+    per_position: None is the kind's own default (each position apart for the residual stream).
+    """
     if name == "hook_embed":
         return tokens()
     head, _, rest = name.partition(".")
@@ -305,7 +320,8 @@ def hook(name: str, *, per_position: bool = False) -> PlayerSpec:
     known = ["hook_embed"] + [f"blocks.{at}.{h}" for h in _BY_HOOK]
     if head != "blocks" or not layer.isdigit() or short not in _BY_HOOK:
         raise UnknownNameError("hook point", name, known)
-    return _BY_HOOK[short](layers=int(layer), per_position=per_position)
+    chosen = {} if per_position is None else {"per_position": per_position}
+    return _BY_HOOK[short](layers=int(layer), **chosen)
 
 
 def _layers(layers: Any) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ the :class:`~mechattr.transformer.schedule.Reach` of every player.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from mechattr.transformer.model import Edit, Face, Past
 from mechattr.transformer.prompts import Prompts
 from mechattr.transformer.schedule import Reach, reach
 from mechattr.transformer.sites import ADDED_LAST, Cells, Site
-from mechattr.transformer.sources import RunSource, ValueSource
+from mechattr.transformer.sources import Recorded, RunSource, ValueSource
 from mechattr.transformer.targets import BoundTarget
 
 
@@ -67,6 +67,11 @@ class Ground:
     columns: Tensor | None
     final: Tensor
     clean_logits: Tensor | None
+
+    @property
+    def n_cells(self) -> int:
+        """Prompt positions that are held, padding included."""
+        return self.run.resid[0].shape[0] * self.run.resid[0].shape[1]
 
 
 def pad(rows: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -186,26 +191,20 @@ def as_cells(value: Tensor, site: Site) -> Tensor:
     return value.reshape(*value.shape[:2], site.units, -1)
 
 
-@torch.no_grad()
 def record_sites(
     face: Face, prompts: Prompts, sites: Sequence[Site], tokens_at_once: int
-) -> dict[Site, list[Tensor]]:
-    """Each prompt's values at sites, [position, unit, width], padding removed."""
-    out: dict[Site, list[Tensor]] = {site: [] for site in sites}
+) -> Iterator[Recorded]:
+    """Prompts' values at sites, some prompts at a time, so that a data set needn't fit in memory:
+    (lengths, {site: [prompt, position, unit, width], padded on the right})."""
     size = max(1, tokens_at_once // max(prompts.lengths))
 
-    def piece(part: slice) -> dict[Site, list[Tensor]]:
+    def piece(part: slice) -> Recorded:
         rows = prompts.tokens[part]
-        values = record_run(face, pad(rows, face.device), sites, keep=False).values
-        return {
-            site: [v[: len(r)] for v, r in zip(values[site], rows, strict=True)] for site in sites
-        }
+        with torch.no_grad(), face.quiet():
+            values = record_run(face, pad(rows, face.device), sites, keep=False).values
+        return [len(row) for row in rows], values
 
-    with face.quiet():
-        for values in in_pieces(piece, len(prompts), size, face.device):
-            for site in sites:
-                out[site] += values[site]
-    return out
+    yield from in_pieces(piece, len(prompts), size, face.device)
 
 
 @torch.no_grad()

@@ -45,6 +45,8 @@ def plan(face: Face, longest: int) -> Budget:
     call = item * (inner + attention + keys_values / max(longest / 2, 1))
     on_gpu = face.device.type == "cuda"
     free = free_bytes(face.device)
+    if item < 4:
+        free -= 4 * face.d_model * face.d_vocab  # the unembedding, held in float32 while reading
     # On a CPU, bigger calls than the caches hold are no faster; memory beyond this buys nothing.
     share = 0.3 * free if on_gpu else min(0.2 * free, 0.75 * GIB)
     ground = item * face.n_layers * 5 * face.d_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +18,12 @@ from mechattr.transformer.engine import Engine, Masks, read_target
 from mechattr.transformer.graph import Bound, PlayerSpec
 from mechattr.transformer.ground import Ground, lay_ground, record_sites
 from mechattr.transformer.memory import in_pieces, plan
-from mechattr.transformer.model import face_of
-from mechattr.transformer.prompts import Prompts, tokenizer_of
+from mechattr.transformer.model import Face, face_of
+from mechattr.transformer.prompts import Prompts, labels_of, tokenizer_of
 from mechattr.transformer.schedule import NEVER, Rows, concatenate_rows, plan_rows
 from mechattr.transformer.sites import Site
 from mechattr.transformer.slopes import mask_gradients, sensitivities
-from mechattr.transformer.sources import Source
+from mechattr.transformer.sources import Recorded, RunSource, Source, ValueSource
 from mechattr.transformer.targets import BoundTarget, Target, as_target
 
 Base = Literal["clean", "source"]
@@ -51,9 +52,6 @@ class PatchGame(Game):
     the base run or a copy of another.
     """
 
-    rows_run: int = 0
-    """Rows that the engine really ran: what no-ops and equal masks saved isn't in it."""
-
     # No inference mode inside, whose tensors can't take part in gradients later.
     @torch.inference_mode(False)
     def __init__(
@@ -68,28 +66,40 @@ class PatchGame(Game):
     ):
         _check_arguments(prompts, players, source, base)
         self.face = face_of(model)
+        _check_prompts(self.face, prompts)
         self.prompts = prompts
         self.source = source
         self.base: Base = base
-        longest = max(range(len(prompts)), key=lambda i: prompts.lengths[i])
-        self.face.check(prompts.tokens[longest])
+        self.face.check(max(prompts.tokens, key=len))
         self.budget = plan(self.face, max(prompts.lengths))
         self.bound: Bound = players.bind(self.face.shape, prompts)
         self.players = self.bound.players
         self.target: BoundTarget = as_target(target).bind(
             prompts, tokenizer_of(model), self.face.d_vocab
         )
+        self._rows_run = 0
+        self._grounds: OrderedDict[tuple[int, ...], Ground] = OrderedDict()
+        self._chunks = self._make_chunks()
+        self._source: RunSource | ValueSource | None = None
         self._parts: tuple[PatchGame, ...] = ()
         if source.draws > 1:
-            self._parts = tuple(
-                PatchGame(model, prompts, players, target, source=one, base=base)
-                for one in source.split()
-            )
-            return
+            self._parts = tuple(self._of_draw(i, one) for i, one in enumerate(source.split()))
+        else:
+            self._bind_source()
+
+    def _of_draw(self, draw: int, source: Source) -> PatchGame:
+        """The game of one draw. It shares the model's face and the store of grounds, which so
+        keeps to one budget for all draws."""
+        part = copy.copy(self)
+        part.source, part._draw = source, draw
+        part._bind_source()
+        return part
+
+    _draw: int = 0
+
+    def _bind_source(self) -> None:
         sites = [cells.site for cells in self.bound.cells]
-        self._source = source.bind(model, prompts, sites, self._record)
-        self._chunks = self._make_chunks()
-        self._grounds: OrderedDict[tuple[int, ...], Ground] = OrderedDict()
+        self._source = self.source.bind(self.face.model, self.prompts, sites, self._record)
 
     # --- what it says of itself -------------------------------------------------------------------
 
@@ -109,6 +119,11 @@ class PatchGame(Game):
     def base_end(self) -> float:
         return 1.0 if self.base == "clean" else 0.0
 
+    @property
+    def rows_run(self) -> int:
+        """Rows that the engine really ran: what no-ops and equal masks saved isn't in it."""
+        return self._rows_run + sum(part._rows_run for part in self._parts)
+
     def draws(self) -> Sequence[Game]:
         return self._parts or (self,)
 
@@ -119,10 +134,13 @@ class PatchGame(Game):
         return {
             "game": "PatchGame",
             "target": self.target.label,
+            **self.target.facts,
             **self.source.summary(),
+            **({} if self._source is None else self._source.facts),
             "base": self.base,
             "reduction": "none: one value a prompt; positions as the players say",
             "players": repr(self.players),
+            **({"members": self.bound.members} if self.bound.members else {}),
             "sites": sorted({c.site.hook for c in self.bound.cells}),
             "model": self.face.name,
             "model_class": type(self.face.model).__name__,
@@ -130,11 +148,22 @@ class PatchGame(Game):
             "dtype": str(self.face.dtype).removeprefix("torch."),
             "device": str(self.face.device),
             "tokenizer": f"{type(tokenizer).__name__} {_tokenizer_hash(tokenizer)}",
-            "prepended_bos": self.prompts.prepended_bos,
+            "begins_with_bos": self.prompts.begins_with_bos,
             "prompts": self.prompts.digest(),
             "n_prompts": len(self.prompts),
-            "target_positions": list(self.prompts.target_positions),
+            "target_positions": self.target.positions.tolist(),
         }
+
+    def _not_finite_hint(self) -> str:
+        hints = ["Check the target and the source on these prompts."]
+        if self.face.dtype in (torch.float16, torch.bfloat16):
+            hints.append("The model is in half precision: try float32.")
+        if self.source.label == "zero" and any(c.site.stage == "embed" for c in self.bound.cells):
+            hints.append(
+                "A zero token embedding is singular under RMSNorm and LayerNorm: gradients there "
+                "overflow; another source (mean, counterfactual, token) has no such point."
+            )
+        return " ".join(hints)
 
     # --- what it computes -------------------------------------------------------------------------
 
@@ -275,18 +304,19 @@ class PatchGame(Game):
 
     def _ground(self, chunk: np.ndarray) -> Ground:
         """The ground of one chunk, kept as long as all that are kept fit in memory."""
-        key = tuple(chunk.tolist())
+        key = (self._draw, *chunk.tolist())
         if key in self._grounds:
             self._grounds.move_to_end(key)
             return self._grounds[key]
-        ground = lay_ground(
+        held = len(chunk) * max(self.prompts.lengths[i] for i in chunk)
+        held += sum(kept.n_cells for kept in self._grounds.values())
+        while self._grounds and held > self.budget.ground_tokens:
+            held -= self._grounds.popitem(last=False)[1].n_cells
+        assert self._source is not None
+        self._grounds[key] = lay_ground(
             self.face, self.prompts, chunk, self.bound, self._source, self.target, self.base
         )
-        self._grounds[key] = ground
-        held = sum(len(kept) * max(self.prompts.lengths[i] for i in kept) for kept in self._grounds)
-        if held > self.budget.ground_tokens and len(self._grounds) > 1:
-            self._grounds.popitem(last=False)
-        return ground
+        return self._grounds[key]
 
     @torch.no_grad()
     def _base_values(self, ground: Ground) -> Tensor:
@@ -298,7 +328,8 @@ class PatchGame(Game):
 
         return torch.cat(list(in_pieces(piece, len(every), size, self.face.device)))
 
-    def _record(self, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
+    def _record(self, prompts: Prompts, sites: Sequence[Site]) -> Iterator[Recorded]:
+        _check_prompts(self.face, prompts)
         return record_sites(self.face, prompts, sites, self.budget.call_tokens)
 
     def _ticker(
@@ -311,7 +342,7 @@ class PatchGame(Game):
         def tick(rows: int) -> None:
             nonlocal done
             done += rows
-            self.rows_run += rows
+            self._rows_run += rows
             self.report(share * (before + len(ground.prompts) * done / n_rows))
 
         return tick
@@ -339,6 +370,29 @@ def _distinct(masks: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.nda
 def _tokenizer_hash(tokenizer: Any) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:12]
+
+
+def _check_prompts(face: Face, prompts: Prompts) -> None:
+    """These prompts are this model's: same tokenizer, ids and lengths that it can take."""
+    if (longest := max(prompts.lengths)) > face.n_ctx:
+        raise InputError(
+            f"A prompt has {longest} tokens; the model's context is {face.n_ctx}. Shorten it."
+        )
+    largest = max(int(row.max()) for row in (*prompts.tokens, *(prompts.counterfactual or ())))
+    if largest >= face.d_vocab:
+        raise InputError(
+            f"The prompts have token id {largest}; the model's vocabulary is {face.d_vocab}. Were "
+            f"they made with another model's tokenizer?"
+        )
+    tokenizer = tokenizer_of(face.model)
+    for row, labels in list(zip(prompts.tokens, prompts.labels, strict=True))[:8]:
+        mine = labels_of(tokenizer, row)
+        if mine != labels:
+            raise InputError(
+                f"The prompts were made with another model's tokenizer: what they call "
+                f"{'|'.join(labels)} is to this one {'|'.join(mine)}. Make them again with this "
+                f"model."
+            )
 
 
 def _check_arguments(prompts: Any, players: Any, source: Any, base: Any) -> None:

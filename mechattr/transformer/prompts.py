@@ -30,7 +30,8 @@ class Prompts:
     counterfactual: the same for the counterfactual prompts, of equal lengths; None without.
     labels: each prompt's tokens as text, one string a position.
     target_positions: the non-negative position whose next-token prediction the target reads.
-    prepended_bos: whether the prompts begin with the tokenizer's BOS token.
+    begins_with_bos: whether the prompts begin with the tokenizer's BOS token.
+    prepend_bos: what was asked for when they were made.
     """
 
     tokens: tuple[Tensor, ...]
@@ -38,7 +39,8 @@ class Prompts:
     labels: tuple[tuple[str, ...], ...]
     counterfactual_labels: tuple[tuple[str, ...], ...] | None
     target_positions: tuple[int, ...]
-    prepended_bos: bool
+    begins_with_bos: bool
+    prepend_bos: bool | None = None
 
     @classmethod
     def from_pairs(
@@ -62,7 +64,8 @@ class Prompts:
         tokenizer = tokenizer_of(model)
         tokens = tuple(encode(tokenizer, text, prepend_bos) for text in clean_texts)
         if counterfactual is None:
-            return cls._build(tokenizer, tokens, None, target_position)
+            made = cls._build(tokenizer, tokens, None, target_position)
+            return replace(made, prepend_bos=prepend_bos)
         other_texts = _as_texts(counterfactual, "counterfactual")
         if len(other_texts) != len(clean_texts):
             raise InputError(
@@ -70,7 +73,8 @@ class Prompts:
                 f"expected one counterfactual a prompt."
             )
         others = tuple(encode(tokenizer, text, prepend_bos) for text in other_texts)
-        return cls._build(tokenizer, tokens, others, target_position)
+        made = cls._build(tokenizer, tokens, others, target_position)
+        return replace(made, prepend_bos=prepend_bos)
 
     @classmethod
     def from_texts(
@@ -115,10 +119,10 @@ class Prompts:
         counterfactual: tuple[Tensor, ...] | None,
         target_position: int | Sequence[int],
     ) -> Prompts:
-        labels = tuple(_labels(tokenizer, row) for row in tokens)
+        labels = tuple(labels_of(tokenizer, row) for row in tokens)
         other_labels = None
         if counterfactual is not None:
-            other_labels = tuple(_labels(tokenizer, row) for row in counterfactual)
+            other_labels = tuple(labels_of(tokenizer, row) for row in counterfactual)
             _check_lengths(labels, other_labels)
         bos = tokenizer.bos_token_id
         return cls(
@@ -127,7 +131,7 @@ class Prompts:
             labels=labels,
             counterfactual_labels=other_labels,
             target_positions=_positions(target_position, labels),
-            prepended_bos=bos is not None and all(int(row[0]) == bos for row in tokens),
+            begins_with_bos=bos is not None and all(int(row[0]) == bos for row in tokens),
         )
 
     def __len__(self) -> int:
@@ -145,7 +149,7 @@ class Prompts:
         pairs = "with counterfactuals" if self.counterfactual is not None else "no counterfactuals"
         spread = sorted(set(self.lengths))
         tokens = f"{spread[0]}" if len(spread) == 1 else f"{spread[0]} to {spread[-1]}"
-        bos = "begin with BOS" if self.prepended_bos else "no BOS"
+        bos = "begin with BOS" if self.begins_with_bos else "no BOS"
         return f"Prompts({len(self)} of {tokens} tokens, {pairs}, {bos}: {self.texts[0]!r}, ...)"
 
     def __getitem__(self, index: int | slice | Sequence[int]) -> Prompts:
@@ -214,10 +218,10 @@ def encode(tokenizer: Any, text: str, prepend_bos: bool | None) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def token_id(tokenizer: Any, answer: str | int, d_vocab: int) -> int:
-    """The id of an answer that must be a single token."""
+def token_id(tokenizer: Any, answer: str | int, d_vocab: int, what: str = "answer") -> int:
+    """The id of an answer (or whatever ``what`` says) that must be a single token."""
     if isinstance(answer, bool) or not isinstance(answer, (str, Integral)):
-        raise InputError(f"An answer must be a string or a token id; got {answer!r}.")
+        raise InputError(f"The {what} must be a string or a token id; got {answer!r}.")
     if isinstance(answer, Integral):
         if not 0 <= int(answer) < d_vocab:
             raise InputError(f"Token id {answer} is outside the vocabulary of {d_vocab}.")
@@ -234,7 +238,7 @@ def token_id(tokenizer: Any, answer: str | int, d_vocab: int) -> int:
         where, other = ("Without", answer[1:])
     if other.strip() and len(_plain_ids(tokenizer, other)) == 1:
         hint = f"{where} a leading space, {other!r}, it is one token: was that meant?"
-    raise InputError(f"The answer {answer!r} is {len(ids)} tokens, {pieces}; expected one. {hint}")
+    raise InputError(f"The {what} {answer!r} is {len(ids)} tokens, {pieces}; expected one. {hint}")
 
 
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
@@ -311,7 +315,7 @@ def _check_ids(rows: Sequence[Tensor], d_vocab: int) -> None:
             )
 
 
-def _labels(tokenizer: Any, row: Tensor) -> tuple[str, ...]:
+def labels_of(tokenizer: Any, row: Tensor) -> tuple[str, ...]:
     """Each token's text where it stands: SentencePiece decodes a token alone without its blank."""
 
     def decode(ids: list[int]) -> str:
@@ -351,7 +355,14 @@ def _check_lengths(clean: tuple[tuple[str, ...], ...], other: tuple[tuple[str, .
 
 
 def _positions(wanted: int | Sequence[int], labels: tuple[tuple[str, ...], ...]) -> tuple[int, ...]:
-    each = [wanted] * len(labels) if isinstance(wanted, (int, np.integer)) else list(wanted)
+    if isinstance(wanted, (Tensor, np.ndarray)):
+        wanted = wanted.tolist()
+    each: list[Any] = list(wanted) if isinstance(wanted, Iterable) else [wanted] * len(labels)
+    for position in each:
+        if isinstance(position, bool) or not isinstance(position, Integral):
+            raise InputError(
+                f"A target position must be a whole number; got {position!r}. -1 is the last."
+            )
     each = [int(w) for w in each]
     if len(each) != len(labels):
         raise InputError(

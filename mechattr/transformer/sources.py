@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,11 @@ from mechattr.errors import InputError
 from mechattr.transformer.prompts import Prompts, token_id, tokenizer_of
 from mechattr.transformer.sites import Site
 
-Recorder = Callable[[Prompts, Sequence[Site]], dict[Site, list[Tensor]]]
-"""Runs prompts and returns each site's values, one [position, unit, width] tensor a prompt."""
+Recorded = tuple[list[int], dict[Site, Tensor]]
+"""Some prompts' lengths and, per site, their values [prompt, position, unit, width], padded."""
+
+Recorder = Callable[[Prompts, Sequence[Site]], Iterator[Recorded]]
+"""Runs prompts, some at a time, and yields what it recorded at sites."""
 
 
 class Source(ABC):
@@ -54,13 +57,18 @@ class RunSource:
 
     tokens: tuple[Tensor, ...]
     added: tuple[Tensor, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class ValueSource:
-    """A value a site, [1, position or 1, unit, width]; None is zero."""
+    """A value a site, [1, position or 1, unit, width]; None is zero.
+
+    facts: what provenance should say of it.
+    """
 
     values: Mapping[Site, Tensor | None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,54 +107,75 @@ class Mean(Source):
         self, model: Any, prompts: Prompts, sites: Sequence[Site], record: Recorder
     ) -> ValueSource:
         data = self._prompts(model, prompts)
-        values = record(data, sites)
-        if not self.per_position:
-            # every token counts once, so long texts don't count less
-            means = {site: torch.cat(rows).mean(0)[None, None] for site, rows in values.items()}
-            return ValueSource(means)
         longest = max(prompts.lengths)
-        if max(data.lengths) < longest:
+        if self.per_position and max(data.lengths) < longest:
             raise InputError(
                 f"A positional mean needs data as long as the prompts: the longest text has "
                 f"{max(data.lengths)} tokens, a prompt {longest}. Give longer texts, or "
                 f"Mean(..., per_position=False)."
             )
-        return ValueSource({site: _positional_mean(rows, longest) for site, rows in values.items()})
+        facts = {"source_data": data.digest(), "source_data_size": len(data)}
+        return ValueSource(_means(record(data, sites), longest, self.per_position), facts)
 
     def _prompts(self, model: Any, prompts: Prompts) -> Prompts:
         data = self.data
+        expected = "a list of texts, Prompts, or a datasets.Dataset (Mean(data, column=...))"
         if data is None:
             raise InputError(
-                "A mean source needs a data set to average over: Mean(texts), where texts is a "
-                "list of strings, Prompts, or a datasets.Dataset (column=...)."
+                f"A mean source needs a data set to average over: Mean(texts), {expected}."
             )
         if isinstance(data, Prompts):
             return data
-        if hasattr(data, "column_names"):
+        if isinstance(data, Mapping):
+            raise InputError(f"The mean's data has parts {', '.join(data)}; give one of them.")
+        if getattr(data, "column_names", None):
             if self.column not in data.column_names:
                 raise InputError(
-                    f"The data set has no column {self.column!r}; it has "
+                    f"The mean's data has no column {self.column!r}; it has "
                     f"{', '.join(data.column_names)}. Give Mean(data, column=...)."
                 )
             data = data[self.column]
-        # None would ask the tokenizer again; the prompts' own BOS handling is what is wanted
-        bos = tokenizer_of(model).bos_token_id
-        prepend = None if bos is None else prompts.prepended_bos
-        return Prompts.from_texts(model, list(data), prepend_bos=prepend)
+        if not isinstance(data, Iterable):
+            raise InputError(f"The mean's data is {data!r}; expected {expected}.")
+        rows = [data] if isinstance(data, str) else data
+        texts: list[Any] = [
+            row.get(self.column) if isinstance(row, Mapping) else row for row in rows
+        ]
+        if not texts:
+            raise InputError(f"The mean's data is empty; expected {expected}.")
+        return Prompts.from_texts(model, texts, prepend_bos=prompts.prepend_bos)
 
-    def summary(self) -> dict[str, Any]:
-        size = None if self.data is None else len(self.data)
-        return {"source": self.label, "source_data_size": size}
+
+def _means(
+    batches: Iterator[Recorded], longest: int, per_position: bool
+) -> dict[Site, Tensor | None]:
+    """Running means, so that no data set is held: [1, position or 1, unit, width] a site. Every
+    token counts once, so that long texts don't count less."""
+    totals: dict[Site, Tensor] = {}
+    count = torch.zeros(longest if per_position else 1, dtype=torch.int64)
+    dtype = torch.float32
+    for lengths, values in batches:
+        real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+        count = _add(count, real.sum(0)[:longest] if per_position else real.sum()[None])
+        for site, value in values.items():
+            dtype = value.dtype
+            wide = torch.promote_types(dtype, torch.float32)  # half precision can't even count
+            keep = real.to(value.device)[..., None, None]
+            part = torch.where(keep, value.to(wide), 0).sum(0)  # [position, unit, width]
+            part = part[:longest] if per_position else part.sum(0, keepdim=True)
+            size = (len(count), *part.shape[1:])
+            before = totals.get(site)
+            totals[site] = _add(part.new_zeros(size) if before is None else before, part)
+    return {
+        site: (total / count.to(total.device)[:, None, None]).to(dtype)[None]
+        for site, total in totals.items()
+    }
 
 
-def _positional_mean(rows: list[Tensor], longest: int) -> Tensor:
-    total = torch.zeros((longest, *rows[0].shape[1:]), dtype=rows[0].dtype, device=rows[0].device)
-    count = torch.zeros(longest, dtype=rows[0].dtype, device=rows[0].device)
-    for row in rows:
-        n = min(len(row), longest)
-        total[:n] += row[:n]
-        count[:n] += 1
-    return (total / count[:, None, None])[None]
+def _add(total: Tensor, part: Tensor) -> Tensor:
+    """The sum, where a batch of short texts has fewer positions."""
+    total[: len(part)] += part
+    return total
 
 
 @dataclass(frozen=True)
@@ -181,7 +210,8 @@ class Token(Source):
     def bind(
         self, model: Any, prompts: Prompts, sites: Sequence[Site], record: Recorder
     ) -> RunSource:
-        fixed = token_id(tokenizer_of(model), self.token, int(model.W_U.shape[-1]))
+        d_vocab = int(model.W_U.shape[-1])
+        fixed = token_id(tokenizer_of(model), self.token, d_vocab, "source token")
         rows = []
         bos = tokenizer_of(model).bos_token_id
         for tokens in prompts.tokens:
@@ -213,9 +243,10 @@ class Noise(Source):
     first: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or self.scale <= 0:
+        if not isinstance(self.draws, int) or self.draws < 1 or not self.scale > 0:
             raise InputError(
-                f"Noise needs draws >= 1 and scale > 0; got draws={self.draws}, scale={self.scale}."
+                f"Noise needs draws >= 1 and scale > 0, draws a whole number; got "
+                f"draws={self.draws!r}, scale={self.scale!r}."
             )
 
     @property
@@ -233,7 +264,11 @@ class Noise(Source):
         self, model: Any, prompts: Prompts, sites: Sequence[Site], record: Recorder
     ) -> RunSource:
         embed = Site("embed", 0, "hook_embed", 1)
-        embedded = [row[:, 0] for row in record(prompts, [embed])[embed]]  # [position, d_model]
+        embedded = [
+            row[:n, 0]  # [position, d_model]
+            for lengths, values in record(prompts, [embed])
+            for row, n in zip(values[embed], lengths, strict=True)
+        ]
         spans = self._spans(prompts)
         return RunSource(
             prompts.tokens,

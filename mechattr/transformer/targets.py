@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mechattr.errors import InputError
@@ -32,6 +32,7 @@ class BoundTarget:
     columns: [prompt, column] vocabulary ids to compute, or None for the whole vocabulary.
     value: (logits [row, read, column or vocabulary], prompt [row], clean) -> [row]; ``clean`` is
         the clean run's logits of the same rows, or None unless ``needs_clean``.
+    facts: what provenance should say beyond the label.
     """
 
     label: str
@@ -39,6 +40,7 @@ class BoundTarget:
     columns: Int[Tensor, "prompt column"] | None
     value: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     needs_clean: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def kl() -> Target:
 
 def loss(answer: Answer | None = None) -> Target:
     """Cross-entropy, in nats: ``−log p(answer)``, or without an answer the mean over the clean
-    prompt's own next tokens. It falls when the prediction gets better."""
+    prompt's own next tokens, whatever its target position. It falls when the prediction gets
+    better."""
     return _Tokens("loss", answer) if answer is not None else _PromptLoss()
 
 
@@ -174,7 +177,13 @@ class _Tokens(Target):
             positions=torch.tensor(prompts.target_positions)[:, None],
             columns=all_ids.clamp(min=0) if compact else None,
             value=value,
+            facts=_ids(ids, others),
         )
+
+
+def _ids(answers: Tensor, distractors: Tensor | None) -> dict[str, Any]:
+    facts = {"answer_ids": answers.tolist()}
+    return facts if distractors is None else {**facts, "distractor_ids": distractors.tolist()}
 
 
 def _token_scores(kind: str, logits: Tensor, chosen: Tensor, compact: bool) -> Tensor:
@@ -267,7 +276,8 @@ class _Custom(Target):
                     f"The target function {self.name!r} returned {got}; expected one value a "
                     f"row, shape ({len(rows)},), from logits {tuple(rows.shape)}."
                 )
-            return out
+            # an argmax, a comparison or another precision is a fine target for patching
+            return out.to(logits.dtype)
 
         positions = torch.tensor(prompts.target_positions)[:, None]
         return BoundTarget(self.label, positions, None, value)
@@ -339,6 +349,3 @@ def _show(answer: Any) -> str:
         return repr(answer)
     shown = [repr(a) for a in list(answer)[:2]]
     return "[" + ", ".join(shown) + (", ..." if len(list(answer)) > 2 else "") + "]"
-
-
-LogitFunction = Callable[[Float[Tensor, "row vocabulary"]], Float[Tensor, " row"]]

@@ -72,7 +72,7 @@ def test_counterfactuals(kind):
 @pytest.mark.parametrize("bos", [False, True])
 def test_prompts_are_the_data_sets_sentences_and_positions_point_at_the_names(bos):
     task = circuits.tasks.ioi(stub(task_tokenizer(bos=bos)), size=30)
-    assert task.prompts.prepended_bos == bos
+    assert task.prompts.begins_with_bos == bos
     assert task.prompts.counterfactual is not None
     for i, row in enumerate(rows_of(task)):
         labels = task.prompts.labels[i]
@@ -89,7 +89,7 @@ def test_prepend_bos_can_be_refused():
     with_bos = circuits.tasks.ioi(model, size=2)
     without = circuits.tasks.ioi(model, size=2, prepend_bos=False)
     assert [n - 1 for n in with_bos.prompts.lengths] == list(without.prompts.lengths)
-    assert not without.prompts.prepended_bos
+    assert not without.prompts.begins_with_bos
 
 
 def test_the_same_seed_gives_the_same_task_another_seed_another():

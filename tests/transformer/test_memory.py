@@ -89,7 +89,7 @@ def test_chunks_hold_what_the_budget_says(monkeypatch):
     # of lengths 9, 5, 7: the two short ones together, padded to 7
     assert [chunk.tolist() for chunk in game._chunks] == [[1, 2], [0]]
     game.full()
-    assert list(game._grounds) == [(0,)]  # the other is dropped when this is laid
+    assert list(game._grounds) == [(0, 0)]  # the other is dropped when this is laid
 
 
 def test_calls_hold_what_the_budget_says(monkeypatch):

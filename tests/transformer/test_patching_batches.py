@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import mechattr as ma
-from mechattr.transformer.graph import PlayerSpec
+from mechattr.players import Players
+from mechattr.transformer.graph import Bound, PlayerSpec
 from mechattr.transformer.prompts import Prompts
+from mechattr.transformer.sites import Cells, Shape, Site
 from tests import oracles
-from tests.oracles import PAIR, assert_agree, ids, patch_game, reference, shared_model, some_masks
+from tests.oracles import (
+    PAIR,
+    Address,
+    assert_agree,
+    ids,
+    patch_game,
+    reference,
+    shared_model,
+    some_masks,
+)
 from tests.transformer.test_patching_parity import sources
 
 CLEAN = ids((3, 4, 13, 9, 14, 22, 7, 30, 11), (8, 9, 10, 11, 12), (5, 6, 7, 20, 21, 22, 23))
@@ -119,6 +131,52 @@ def test_order_of_prompts_does_not_matter():
     )
     masks = some_masks(one.n_players)
     assert_agree(one(masks), back(masks).flip(1), 1e-12)
+
+
+# --- players that lie elsewhere in each prompt ----------------------------------------------------
+
+SPANS = ([3, 4], [1], [0, 2, 6])
+
+
+class _Name(PlayerSpec):
+    """A span of tokens, with the first head there, at other positions in each prompt."""
+
+    def bind(self, shape: Shape, prompts: Prompts) -> Bound:
+        tokens = np.full((len(prompts), max(prompts.lengths), 1), -1)
+        heads = np.full((len(prompts), max(prompts.lengths), shape.n_heads), -1)
+        for p, span in enumerate(SPANS):
+            tokens[p, span] = 0
+            heads[p, span, 0] = 1
+        cells = (
+            Cells(Site("embed", 0, "hook_embed", 1), tokens),
+            Cells(Site("z", 1, "blocks.1.attn.hook_z", shape.n_heads), heads),
+        )
+        return Bound(Players(("name", "its head")), cells, np.ones((len(prompts), 2), bool))
+
+
+@pytest.mark.parametrize("base", ["clean", "source"])
+@pytest.mark.parametrize("source", ["counterfactual", "mean"])
+def test_players_at_other_positions_in_each_prompt(base, source):
+    model = shared_model("gpt2-bridge")
+    chosen = sources(model)[source]
+    spec = _Name() + ma.mlps(per_position=True)
+    game = patch_game(
+        model, spec, prompts=batch(model, target_position=[4, -1, -1]), source=chosen, base=base
+    )
+    masks = some_masks(game.n_players)
+    step = 1e-3 * torch.eye(game.n_players, dtype=torch.float64)[:2]
+    for p, span in enumerate(SPANS):
+        members = [
+            [Address("hook_embed", None, at) for at in span],
+            [Address("blocks.1.attn.hook_z", 0, at) for at in span],
+            *oracles.addresses(game.players.take(range(2, game.n_players))),
+        ]
+        oracle = reference(game, p, members=members)
+        assert_agree(game(masks)[:, p], oracle.many(masks))
+        assert_agree(game.sensitivity(masks[-1])[0, p], oracle.sensitivity(masks[-1]))
+        up, down = oracle.many(masks[-1] + step), oracle.many(masks[-1] - step)
+        slopes = game.gradient(masks[-1])[0, p, :2]
+        torch.testing.assert_close(slopes, (up - down) / 2e-3, rtol=1e-4, atol=1e-5)
 
 
 # --- targets --------------------------------------------------------------------------------------

@@ -208,3 +208,31 @@ def test_provenance_can_be_written_as_json(source):
     assert described["source"] == source.label
     assert described["base"] == "clean"
     assert described["dtype"] == "float64"
+
+
+def test_prompts_of_another_models_tokenizer():
+    model = shared_model("llama-bridge")
+    from tests.transformer import tiny
+
+    other = tiny.tiny_bridge("gpt2", tokenizer=tiny.tiny_tokenizer(bos=True))
+    prompts = ma.Prompts.from_texts(other, ["When Mary had a book"])
+    with pytest.raises(ma.InputError, match="another model's tokenizer"):
+        patch_game(model, ma.heads(), prompts=prompts, source=ma.sources.Zero())
+
+
+def test_targets_of_another_dtype_can_be_patched():
+    model = shared_model("llama-bridge")
+    for function in (
+        lambda logits: logits.argmax(-1) == 5,
+        lambda logits: logits.argmax(-1),
+        lambda logits: logits[:, 0].half(),
+    ):
+        game = patch_game(model, ma.heads(), target=function)
+        assert torch.isfinite(game(torch.eye(game.n_players))).all()
+
+
+def test_groups_say_what_they_were_made_of():
+    model = shared_model("llama-bridge")
+    players = ma.heads().group({"a": ["L0H1", "L1H2"], "b": ["L1H0"]}) + ma.mlps()
+    members = patch_game(model, players).describe()["members"]
+    assert members == {"a": ("L0H1", "L1H2"), "b": ("L1H0",)}

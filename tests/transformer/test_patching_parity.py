@@ -294,7 +294,7 @@ def test_hook_names_are_the_same_players():
         "blocks.0.hook_mlp_out": ma.mlps(layers=0),
         "blocks.1.mlp.hook_post": ma.neurons(layers=1),
         "hook_embed": ma.tokens(),
-        "blocks.1.hook_resid_mid": ma.residual("mid", layers=1, per_position=False),
+        "blocks.1.hook_resid_mid": ma.residual("mid", layers=1),
     }.items():
         one, other = patch_game(model, ma.hook(name)), patch_game(model, players)
         masks = some_masks(one.n_players)

@@ -58,7 +58,7 @@ class TestFromPairs:
         assert prompts.lengths == (14,)
         assert prompts.target_positions == (13,)
         assert len(prompts) == 1
-        assert not prompts.prepended_bos
+        assert not prompts.begins_with_bos
         assert prompts.counterfactual is not None
         assert prompts.counterfactual_labels is not None
         assert "".join(prompts.counterfactual_labels[0]) == OTHER
@@ -146,9 +146,9 @@ class TestFromPairs:
 
 class TestBos:
     def test_none_is_the_tokenizers_own_default(self, model, bos_model):
-        assert not Prompts.from_texts(model, CLEAN).prepended_bos
+        assert not Prompts.from_texts(model, CLEAN).begins_with_bos
         prompts = Prompts.from_texts(bos_model, CLEAN)
-        assert prompts.prepended_bos
+        assert prompts.begins_with_bos
         assert prompts.labels[0] == ("<bos>", *LABELS)
 
     def test_forced_on_is_not_doubled(self, bos_model):
@@ -158,15 +158,15 @@ class TestBos:
     def test_forced_on_where_the_tokenizer_does_not_add_it(self):
         tokenizer = tiny_tokenizer()
         tokenizer.bos_token = "<eos>"  # as TransformerLens does where there is none
-        assert not Prompts.from_texts(stub(tokenizer), CLEAN).prepended_bos
+        assert not Prompts.from_texts(stub(tokenizer), CLEAN).begins_with_bos
         prompts = Prompts.from_texts(stub(tokenizer), CLEAN, prepend_bos=True)
         assert prompts.labels[0] == ("<eos>", *LABELS)
-        assert prompts.prepended_bos
+        assert prompts.begins_with_bos
 
     def test_forced_off(self, bos_model):
         prompts = Prompts.from_texts(bos_model, CLEAN, prepend_bos=False)
         assert prompts.labels[0] == LABELS
-        assert not prompts.prepended_bos
+        assert not prompts.begins_with_bos
 
     def test_forced_on_without_a_bos_token(self, model):
         with pytest.raises(InputError, match="the tokenizer has no BOS token"):

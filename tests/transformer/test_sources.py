@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import mechattr as ma
+from mechattr.transformer import sources
 from mechattr.transformer.prompts import Prompts
+from mechattr.transformer.sites import Site
 from mechattr.transformer.sources import RunSource, ValueSource
 from tests import oracles
 from tests.oracles import assert_agree, ids, patch_game, shared_model, some_masks
@@ -96,7 +98,7 @@ def test_the_data_begins_as_the_prompts_do():
     model = tiny.tiny_bridge("llama", tokenizer=tiny.tiny_tokenizer(bos=True))
     for prepend in (True, False):
         prompts = ma.Prompts.from_texts(model, "Mary had a book", prepend_bos=prepend)
-        assert prompts.prepended_bos == prepend
+        assert prompts.begins_with_bos == prepend
         data = ma.Prompts.from_texts(model, TEXTS, prepend_bos=prepend)
         one, other = (
             patch_game(model, ma.heads(), prompts=prompts, source=ma.sources.Mean(form))
@@ -247,4 +249,62 @@ def test_labels():
     for source, label in labels.items():
         assert source.label == label
         assert source.summary()["source"] == label
-    assert ma.sources.Mean(TEXTS).summary()["source_data_size"] == 3
+    facts = bound(ma.sources.Mean(TEXTS)).facts
+    assert facts["source_data_size"] == 3
+    assert facts["source_data"] != bound(ma.sources.Mean(TEXTS[:2])).facts["source_data"]
+
+
+# --- what a review found --------------------------------------------------------------------------
+
+
+def test_means_of_half_precision_are_counted_in_full():
+    """bfloat16 can't count beyond 256, and a mean must not be taken in it."""
+    site = Site("embed", 0, "hook_embed", 1)
+    values = torch.cat([torch.full((256, 1), 1.0), torch.full((744, 1), 3.0)])
+    batch = ([1] * 1000, {site: values.to(torch.bfloat16)[:, :, None, None]})
+    for per_position in (False, True):
+        mean = sources._means(iter([batch]), 1, per_position)[site]
+        assert mean is not None
+        assert mean.dtype == torch.bfloat16
+        assert float(mean) == pytest.approx(2.488, abs=0.01)
+
+
+def test_a_single_text_is_one_text():
+    text = "When Mary had a book"
+    one, many = (bound(ma.sources.Mean(data)) for data in (text, [text]))
+    assert one.facts == many.facts
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "The mean's data is 3; expected a list of texts"),
+        ([], "The mean's data is empty"),
+        ({"train": ["a"], "test": ["b"]}, "has parts train, test; give one"),
+    ],
+)
+def test_mean_data_of_another_kind(data, message):
+    with pytest.raises(ma.InputError, match=message):
+        bound(ma.sources.Mean(data))
+
+
+def test_mean_data_from_a_generator():
+    texts = ["When Mary had a book", "The book was on"]
+    assert bound(ma.sources.Mean(t for t in texts)).facts == bound(ma.sources.Mean(texts)).facts
+
+
+def test_draws_share_the_face_the_grounds_and_the_count():
+    model = shared_model("llama-bridge")
+    game = oracles.patch_game(model, ma.heads(), source=ma.sources.Noise(draws=3))
+    parts = game.draws()
+    assert len(parts) == 3
+    assert all(part.face is game.face and part._grounds is game._grounds for part in parts)
+    game(torch.zeros(1, game.n_players))
+    assert game.rows_run == sum(part.rows_run for part in parts) == 3
+
+
+def test_noise_of_half_a_draw_and_a_source_token_of_two():
+    with pytest.raises(ma.InputError, match="draws a whole number; got draws=2.5"):
+        ma.sources.Noise(draws=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ma.InputError, match="The source token ' Maryland' is 2 tokens"):
+        bound(ma.sources.Token(" Maryland"))
