@@ -14,6 +14,7 @@ from mechattr.attribution import Attribution
 from mechattr.errors import InputError, UnknownNameError
 from mechattr.game import Game
 from mechattr.players import Players
+from mechattr.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,32 +119,44 @@ class Curve:
 
 
 def deletion(
-    game: Game, attribution: Attribution, *, points: int | None = None, ranking: str = "prompt"
+    game: Game,
+    attribution: Attribution,
+    *,
+    points: int | None = None,
+    ranking: str = "prompt",
+    progress: bool = True,
 ) -> Curve:
     """``v(N∖top-k)`` for growing k: how fast the target falls when the best players go first.
 
     attribution: scores of the game's players on the game's prompts. Scores of other players are
-        projected where the game's players can be told apart by coordinates that both have (heads
-        per position onto tokens: the sum over layers and heads); the curve's ``note`` says so.
+        summed over the coordinates that the game's players lack, within a kind (heads per position
+        onto heads) and, between kinds, at the same position (heads per position onto tokens); the
+        curve's ``note`` says so.
     points: how many; by default every k up to 50 players, and 51 points beyond.
     ranking: ``"prompt"``, each prompt in the order of its own scores, or ``"mean"``. Signed,
         descending; players without a score (NaN) come last.
+    progress: a bar on stderr once the work has taken a second.
 
     Cost: at most one evaluation a point and prompt, all in one call of the game.
     Raises InputError where scores and game don't fit together. Samek et al., 2017 (there:
     perturbation curves); Petsiuk et al., 2018.
     """
-    return _curve("deletion", game, attribution, points, ranking)
+    return _curve("deletion", game, attribution, points, ranking, progress)
 
 
 def insertion(
-    game: Game, attribution: Attribution, *, points: int | None = None, ranking: str = "prompt"
+    game: Game,
+    attribution: Attribution,
+    *,
+    points: int | None = None,
+    ranking: str = "prompt",
+    progress: bool = True,
 ) -> Curve:
     """``v(top-k)`` for growing k: how fast the target comes back when the best come first.
 
     Arguments, cost and errors as :func:`deletion`.
     """
-    return _curve("insertion", game, attribution, points, ranking)
+    return _curve("insertion", game, attribution, points, ranking, progress)
 
 
 def completeness_gap(attribution: Attribution) -> Float[np.ndarray, " prompt"]:
@@ -152,7 +165,12 @@ def completeness_gap(attribution: Attribution) -> Float[np.ndarray, " prompt"]:
 
 
 def _curve(
-    kind: str, game: Game, attribution: Attribution, points: int | None, ranking: str
+    kind: str,
+    game: Game,
+    attribution: Attribution,
+    points: int | None,
+    ranking: str,
+    progress: bool,
 ) -> Curve:
     if ranking not in RANKINGS:
         raise UnknownNameError("ranking", ranking, RANKINGS)
@@ -167,7 +185,7 @@ def _curve(
     ranks = _ranks(np.where(exists, scores, np.nan))
     fractions = _fractions(game.n_players, points)
     counts = np.rint(fractions[:, None] * exists.sum(1)).astype(int)
-    values = _nested(game, kind, ranks, counts)
+    values = _nested(game, kind, ranks, counts, progress)
     full, empty = (values[-1], values[0]) if kind == "insertion" else (values[0], values[-1])
     return Curve(
         kind=kind,
@@ -204,14 +222,20 @@ def _nested(
     kind: str,
     ranks: Int[np.ndarray, "prompt player"],
     counts: Int[np.ndarray, "point prompt"],
+    show: bool,
 ) -> Float[np.ndarray, "point prompt"]:
     """``v`` at every point, each prompt with its own nested masks."""
     size = max(2, _CHUNK // ranks.size)
     parts = []
-    for start in range(0, len(counts), size):
-        chosen = _top(ranks, counts[start : start + size])
-        masks = torch.from_numpy(chosen if kind == "insertion" else ~chosen)
-        parts.append(game.values_per_prompt(masks).numpy())
+    with progress_bar(kind, 1, show) as bar:
+        progress = bar.of_draw(0)
+        for start in range(0, len(counts), size):
+            progress.at(start, len(counts))
+            chosen = _top(ranks, counts[start : start + size])
+            masks = torch.from_numpy(chosen if kind == "insertion" else ~chosen)
+            with game.watched(progress.within):
+                parts.append(game.values_per_prompt(masks).numpy())
+        progress.at(len(counts), len(counts))
     return np.concatenate(parts)
 
 
@@ -263,8 +287,13 @@ def _scores_of(
 def _project(
     attribution: Attribution, ours: Players
 ) -> tuple[Float[np.ndarray, "prompt player"], str]:
-    """Sum the scores over the coordinates that the game's players lack."""
+    """Sum the scores over the coordinates that the game's players lack.
+
+    A kind's scores go to players of that kind. Only a position is the same thing to every kind:
+    the scores of the heads of a layer say nothing of its MLP.
+    """
     theirs = attribution.players
+    within = set(_families(ours)) <= set(_families(theirs))
     keys = tuple(
         key
         for key, values in ours.coords.items()
@@ -272,14 +301,20 @@ def _project(
         and None not in values
         and any(value is not None for value in theirs.coords.get(key, ()))
     )
-    cells = {cell: i for i, cell in enumerate(_cells(ours, keys))}
+    if keys and not within and "position" not in keys:
+        raise InputError(
+            f"The scores are of {_axis(theirs)}, the game has {_axis(ours)}: an equal "
+            f"{', '.join(keys)} doesn't make one kind's scores another's. Attribute this game's "
+            f"own players, or both per position."
+        )
+    cells = {cell: i for i, cell in enumerate(_cells(ours, keys, within))}
     if not keys or len(cells) < len(ours):
         raise InputError(
             f"The scores are of {_axis(theirs)}, the game has {_axis(ours)}: "
             + (f"{', '.join(keys)} alone doesn't tell" if keys else "no coordinate in common tells")
             + " the game's players apart. Attribute this game's own players, or group these."
         )
-    target = np.array([cells.get(cell, -1) for cell in _cells(theirs, keys)])
+    target = np.array([cells.get(cell, -1) for cell in _cells(theirs, keys, within)])
     missing = np.setdiff1d(np.arange(len(ours)), target)
     if len(missing):
         shown = ", ".join(ours.names[i] for i in missing[:3]) + ", ..." * (len(missing) > 3)
@@ -303,8 +338,15 @@ def _project(
     return np.where(counts > 0, sums, np.nan).T, note
 
 
-def _cells(players: Players, keys: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    return list(zip(*(players.coords[key] for key in keys), strict=True))
+def _families(players: Players) -> list[str]:
+    """The kind of each player, a group of heads being heads."""
+    return [str(kind).removesuffix(" group") for kind in players.coords["kind"]]
+
+
+def _cells(players: Players, keys: tuple[str, ...], within: bool) -> list[tuple[Any, ...]]:
+    """The coordinates of each player and, where projecting within kinds, its kind."""
+    columns = [players.coords[key] for key in keys]
+    return list(zip(*columns, *([_families(players)] if within else []), strict=True))
 
 
 def _varies(values: tuple[Any, ...]) -> bool:

@@ -112,7 +112,7 @@ class Game(ABC):
         Cost: counted as mask × prompt evaluations. A game that supplies no
         ``_values_per_prompt`` evaluates each *different* mask on all prompts.
         """
-        masks = torch.as_tensor(np.asarray(masks) if isinstance(masks, (list, tuple)) else masks)
+        masks = self._tensor(masks, f"[mask, {self.n_prompts}, {self.n_players}]")
         if masks.ndim != 3 or masks.shape[1] != self.n_prompts:
             raise InputError(
                 f"Masks per prompt have shape {tuple(masks.shape)}; expected "
@@ -166,7 +166,7 @@ class Game(ABC):
 
     def check_masks(self, masks: Any) -> Tensor:
         """Masks as a [mask, player] tensor, or an InputError that says what is wrong."""
-        tensor = torch.as_tensor(np.asarray(masks) if isinstance(masks, (list, tuple)) else masks)
+        tensor = self._tensor(masks, f"[mask, {self.n_players}]")
         if tensor.ndim == 1:
             tensor = tensor[None]
         if tensor.ndim != 2 or tensor.shape[1] != self.n_players:
@@ -185,6 +185,17 @@ class Game(ABC):
             )
         return tensor
 
+    @staticmethod
+    def _tensor(masks: Any, expected: str) -> Tensor:
+        try:
+            plain = isinstance(masks, (list, tuple))
+            return torch.as_tensor(np.asarray(masks) if plain else masks)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"Got {type(masks).__name__} as masks, which can't be read as an array of numbers "
+                f"or bools; expected {expected}, with rows of one length ({error})."
+            ) from None
+
     def _checked(self, values: Tensor, what: str) -> Tensor:
         finite = torch.isfinite(values)
         if not bool(finite.all()):
@@ -192,10 +203,13 @@ class Game(ABC):
             labels = "; ".join(f"{i}: {self.prompt_labels[i]!r}" for i in bad[:3])
             raise NotFiniteError(
                 f"The target's {what} is NaN or infinite for prompt {labels}"
-                f"{' and others' if len(bad) > 3 else ''}. Try float32 instead of a half "
-                f"precision dtype, or check the target and the source on these prompts."
+                f"{' and others' if len(bad) > 3 else ''}. {self._not_finite_hint()}"
             )
         return values
+
+    def _not_finite_hint(self) -> str:
+        """What to do about NaN; override where more is known of the cause."""
+        return "Check the target and the source on these prompts."
 
     # --- what a subclass computes -----------------------------------------------------------------
 

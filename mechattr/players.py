@@ -6,8 +6,10 @@ of them. This file knows only names and coordinates; what "absent" means is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -97,14 +99,22 @@ class Players:
     def index(self, name: str) -> int:
         """Position of a player on the axis; an unknown name lists the near ones."""
         try:
-            return self.names.index(name)
-        except ValueError:
+            return self._places[name]
+        except (KeyError, TypeError):  # unknown, or nothing that could be a name
             raise UnknownNameError("player", name, self.names) from None
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
     def _place(self, index: Any) -> int:
-        if not -len(self) <= int(index) < len(self):
+        try:
+            place = operator.index(index)
+        except TypeError:
+            raise InputError(f"Got {index!r} as a player; expected its name or index.") from None
+        if not -len(self) <= place < len(self):
             raise InputError(f"There is no player {index}: this axis has {len(self)} players.")
-        return int(index) % len(self)
+        return place % len(self)
 
     def where(self, **coords: Any) -> np.ndarray:
         """Indices of the players whose coordinates match, e.g. ``where(layer=5, head=[1, 2])``.
@@ -148,7 +158,13 @@ class Players:
         """
         if isinstance(by, Mapping):
             return _group_by_mapping(self, by)
-        return _group_by_coords(self, (by,) if isinstance(by, str) else tuple(by))
+        keys = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, Iterable) else ()
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise InputError(
+                f"Got by={by!r}; expected a coordinate ({', '.join(self.coords)}), several, or a "
+                f"mapping from new names to their members."
+            )
+        return _group_by_coords(self, keys)
 
     def __add__(self, other: Players) -> Players:
         return concatenate([self, other])
@@ -229,6 +245,11 @@ def _members(players: Players, chosen: Any) -> np.ndarray:
         return players.where(**chosen)
     if isinstance(chosen, (str, int, np.integer)):
         chosen = [chosen]
+    if not isinstance(chosen, Iterable):
+        raise InputError(
+            f"Got {chosen!r} as the members of a group; expected names, indices or a selection "
+            f"by coordinates."
+        )
     return np.array(
         [players.index(c) if isinstance(c, str) else players._place(c) for c in chosen], dtype=int
     )

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import mechattr as ma
+from circuits.tasks import demo_pair
 from mechattr import cli
-from mechattr.cli import parsing
+from mechattr.cli import demo_command, parsing
 from mechattr.errors import InputError, MechattrError, UnknownNameError
 from tests.transformer.tiny import tiny_bridge
 
@@ -117,6 +118,43 @@ def test_options_reach_the_model_and_the_prompts(asked, tmp_path, capsys):
     assert "Loading m" in capsys.readouterr().err
 
 
+def test_causal_tracing_noises_where_it_is_told(asked, tiny, tmp_path, capsys):
+    out = tmp_path / "s.safetensors"
+    code = run("attribute", "--clean", CLEAN, "--target", " Mary", "--versus", " John",
+               "--players", "residual_post", "--method", "causal_tracing", "--source", "noise",
+               "--noise-at", " John", "--noise-scale", "2", "--draws", "3", "--seed", "5",
+               "--out", str(out))  # fmt: skip
+    assert code == 0
+    game = ma.PatchGame(
+        tiny,
+        ma.Prompts.from_texts(tiny, [CLEAN]),
+        ma.residual("post"),
+        ma.targets.logit_diff(" Mary", " John"),
+        source=ma.sources.Noise(scale=2, draws=3, seed=5, at=" John"),
+        base="source",
+    )
+    expected = ma.attribute(game, "include_one", progress=False)
+    saved = ma.Attribution.load(out)
+    np.testing.assert_allclose(saved.values, expected.values, atol=1e-12)
+    assert np.abs(saved.values).max() > 0
+    assert saved.provenance["source_at"] == " John"
+    assert "± over draws" in capsys.readouterr().out
+
+
+def test_per_position_is_the_suffix_for_all(asked, tmp_path):
+    saved: list[ma.Attribution] = []
+    for players in (["heads@position"], ["heads", "--per-position"]):
+        out = tmp_path / f"{len(saved)}.safetensors"
+        code = run("attribute", *ASK, "--players", *players, "--method", "activation_patching",
+                   "--html", str(tmp_path / "heads.html"), "--out", str(out))  # fmt: skip
+        assert code == 0
+        saved.append(ma.Attribution.load(out))
+    assert saved[0].players.names == saved[1].players.names
+    assert "position" in saved[0].players.coords
+    np.testing.assert_array_equal(saved[0].values, saved[1].values)
+    assert np.abs(saved[0].values).max() > 0
+
+
 def test_many_prompts_from_a_file_and_a_report(asked, tmp_path, capsys):
     pairs = tmp_path / "pairs.jsonl"
     lines = [
@@ -183,11 +221,21 @@ def test_what_was_finished_is_kept_when_interrupted(asked, tmp_path, monkeypatch
         ([*ASK, "--method", "shapley", "--steps", "4"], "--steps: only integrated_gradients"),
         ([*ASK, "--method", "activation_patching", "--base", "clean"], "include_one on --base"),
         ([*ASK, "--method", "causal_tracing"], "add --source noise"),
+        ([*ASK, "--method", "gradient_x_input"], "add --source zero"),
         ([*ASK, "--base", "sorce"], "Did you mean source"),
         ([*ASK, "--source", "counterfactul"], "Did you mean counterfactual"),
         ([*ASK, "--source", "mean"], "--mean-data FILE"),
         ([*ASK, "--source", "zero", "--mean-data", "x"], "--mean-data is for --source mean"),
         ([*ASK, "--source", "noise:loud"], "write noise, or noise:3.0"),
+        ([*ASK, "--source", "noise:2", "--noise-scale", "3"], "leave out --noise-scale"),
+        ([*ASK, "--source", "noise", "--draws", "0"], "draws >= 1"),
+        ([*ASK, "--source", "noise", "--noise-at", " Anna"], "' Anna'"),
+        ([*ASK, "--noise-at", " John"], "--noise-at: only --source noise has that"),
+        (
+            [*ASK, "--source", "zero", "--draws", "3", "--noise-scale", "1"],
+            "--noise-scale and --draws: only --source noise",
+        ),
+        ([*ASK, "--steps", "3", "--tolerance", "0.01"], "give one"),
         ([*ASK, "--source", "zero:1"], "takes no setting"),
         ([*ASK, "--source", "token"], "needs the token"),
         ([*ASK, "--metric", "logits"], "Did you mean logit"),
@@ -288,6 +336,10 @@ def test_sources_and_metrics_by_name(tmp_path):
     assert (mean.data, mean.per_position) == (["one", "two"], True)
     noise = parsing.source("noise:2", None, 7)
     assert (noise.scale, noise.seed) == (2.0, 7)
+    assert parsing.source("noise", None, 0) == ma.sources.Noise()
+    options = parsing.NoiseOptions(at=" a", scale=1.5, draws=2)
+    chosen = ma.sources.Noise(scale=1.5, draws=2, seed=4, at=" a")
+    assert parsing.source("noise", None, 4, options) == chosen
     assert parsing.source("token::", None, 0).token == ":"
     labels = {
         "log_prob(' a')": parsing.metric(None, [" a"], []),
@@ -341,7 +393,8 @@ def test_help_teaches(capsys):
         assert command in top
     for command, parts in {
         "attribute": ["--counterfactual", "What is asked", "[default: smollm2-135m]", "mechattr "
-                      "attribute --pairs", "--no-prepend-bos", "activation_patching"],
+                      "attribute --pairs", "--no-prepend-bos", "activation_patching",
+                      "heads@position", "--noise-at"],
         "demo": ["mechattr demo --html", "[default: mechattr-demo.html]"],
         "models": ["Example"],
         "methods": ["Example"],
@@ -378,6 +431,32 @@ def test_the_demo_tells_its_story(asked, tmp_path, capsys):
     page = html.read_text("utf-8")
     assert "Is it faithful?" in page
     assert OTHER in page
+
+
+def test_the_demo_checks_its_report_first(asked, tmp_path, capsys):
+    assert run("demo", "--html", "demo.pdf") == 2
+    assert "expected one ending in .html" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert run("demo", "--html", str(tmp_path / "file" / "demo.html")) == 2
+    assert asked == []
+
+
+def test_the_demo_is_of_the_documentations_pair():
+    assert demo_pair() == (CLEAN, OTHER, " Mary", " John")
+    assert CLEAN in (demo_command.demo.__doc__ or "")
+
+
+def test_it_runs_as_a_module():
+    for module in ("mechattr", "mechattr.cli"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).resolve().parents[1],
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage: mechattr" in done.stdout
 
 
 def test_starting_is_quick_and_light():

@@ -34,6 +34,15 @@ def other(players: Players, game: Game, values) -> Attribution:
     return replace(scores_of(game), players=players, values=np.asarray(values, dtype=float))
 
 
+def mlps(positions=None) -> Players:
+    index = [(layer, position) for layer in (0, 1) for position in (positions or [None])]
+    coords: dict = {"kind": ("mlp",) * len(index), "layer": tuple(i[0] for i in index)}
+    if positions:
+        coords["position"] = tuple(i[1] for i in index)
+    names = tuple(f"MLP{layer}" + f"@{at}" * (at is not None) for layer, at in index)
+    return Players(names, coords, ("layer", "position")[: 1 + bool(positions)])
+
+
 class TestClosedForms:
     def test_linear_game_is_a_sorted_sum(self):
         game = linear_game(6, 3)
@@ -188,6 +197,30 @@ class TestProjection:
         assert "summed over head onto 2 players" in curve.note
         np.testing.assert_allclose(curve.values[:, 0], [0, 2, 3])
 
+    def test_heads_per_position_onto_heads_and_not_onto_others(self):
+        game = FunctionGame(lambda m: m @ m.new_tensor([1.0, 2, 3, 4, 5, 6]), heads(), 1)
+        both = concatenate([self.players, mlps(positions=[0, 1])])
+        scores, note = faithfulness._scores_of(game, other(both, game, [[*range(12), 50, 0, 0, 0]]))
+        np.testing.assert_allclose(scores, [[1, 5, 9, 13, 17, 21]])
+        assert note.endswith("without the 4 that none of those stands for")
+
+    def test_each_kind_keeps_its_scores(self):
+        both = concatenate([heads(n_heads=1), mlps()])
+        game = FunctionGame(lambda m: m @ m.new_tensor([1.0, 2, 3, 4]), both, 1)
+        theirs = concatenate([heads(n_heads=1, positions=[0, 1]), mlps(positions=[0, 1])])
+        scores, _ = faithfulness._scores_of(game, other(theirs, game, [range(8)]))
+        np.testing.assert_allclose(scores, [[1, 5, 9, 13]])
+
+    def test_a_layer_alone_is_nothing_in_common_between_kinds(self):
+        game = FunctionGame(lambda m: m.sum(-1), mlps(), 1)
+        message = (
+            r"The scores are of \d players \(kind head.*the game has 2 players \(kind mlp; "
+            r"coordinates layer\): an equal layer doesn't make one kind's scores another's"
+        )
+        for theirs in (heads(), concatenate([heads(), tokens(2)]), self.players.take(range(8))):
+            with pytest.raises(InputError, match=message):
+                deletion(game, other(theirs, game, [range(len(theirs))]))
+
     def test_a_part_of_the_players_that_have_scores(self):
         game = token_game([[1.0, 2.0]])
         values = [[9, 9, 9, 9, 9, 9, 1, 2]]
@@ -232,6 +265,33 @@ class TestProjection:
         wrong = replace(scores_of(game), prompt_labels=("another",))
         with pytest.raises(InputError, match="Attribute and judge on the same prompts"):
             deletion(game, wrong)
+
+
+class TestProgress:
+    @pytest.mark.parametrize("judge", [deletion, insertion])
+    def test_slow_work_shows_a_bar_and_silenced_work_none(self, judge, capfd, monkeypatch):
+        game = linear_game(4, 3)
+        result = scores_of(game)
+        judge(game, result)
+        assert capfd.readouterr() == ("", "")  # quick work
+        monkeypatch.setattr("mechattr.progress.DELAY", 1e-9)
+        monkeypatch.setattr("mechattr.progress.INTERVAL", 0)
+
+        class Slow(type(game)):  # type: ignore[misc]
+            def _values(self, masks):
+                self.report(2)
+                self.report(100)  # more than there are
+                return super()._values(masks)
+
+        game.__class__ = Slow
+        judge(game, result)
+        out, err = capfd.readouterr()
+        assert out == ""
+        for part in (judge.__name__, "2/5", "5/5", "masks/s"):
+            assert part in err
+        assert game._watch is None
+        judge(game, result, progress=False)
+        assert capfd.readouterr() == ("", "")
 
 
 class TestCurve:

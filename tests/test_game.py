@@ -76,6 +76,15 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"Masks have shape .*expected \[mask, 3\]"):
             linear_game(3)(masks)
 
+    @pytest.mark.parametrize(
+        "masks", [[[1, 0, 1], [1]], ["a", "b", "c"], "101", None, np.array(["x"]), [None, 1, 0]]
+    )
+    def test_what_is_no_array_of_numbers(self, masks):
+        with pytest.raises(InputError, match=r"Got \w+ as masks.*expected \[mask, 3\], with rows"):
+            linear_game(3)(masks)
+        with pytest.raises(InputError, match=r"Got \w+ as masks.*expected \[mask, 2, 3\]"):
+            linear_game(3).values_per_prompt(masks)
+
     @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
     def test_out_of_range(self, value):
         with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
@@ -85,8 +94,17 @@ class TestRefusals:
         def v(m):
             return torch.stack([m.sum(-1), m.sum(-1) / 0], dim=-1)
 
-        with pytest.raises(NotFiniteError, match="NaN or infinite for prompt 1: 'prompt 1'"):
+        message = "NaN or infinite for prompt 1: 'prompt 1'. Check the target and the source on"
+        with pytest.raises(NotFiniteError, match=message):
             FunctionGame(v, 2, 2).full()
+
+    def test_a_game_may_know_more_about_nan(self):
+        class Told(FunctionGame):
+            def _not_finite_hint(self) -> str:
+                return "Divide by something else."
+
+        with pytest.raises(NotFiniteError, match=r"'prompt 0'\. Divide by something"):
+            Told(lambda m: m.sum(-1) / 0, 2).full()
 
     def test_table_of_odd_length(self):
         with pytest.raises(InputError, match=r"2\^n values .* got 6"):

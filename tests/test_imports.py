@@ -16,11 +16,12 @@ ROOMS = ("mechattr", "circuits", "experiments")
 # What each room of mechattr may import of mechattr, at the top of a file or anywhere inside.
 ALLOWED = {
     "errors": set(),
+    "progress": set(),
     "players": {"errors"},
     "game": {"errors", "players"},
     "attribution": {"errors", "players"},
-    "methods": {"errors", "players", "game", "attribution"},
-    "faithfulness": {"errors", "players", "game", "attribution"},
+    "methods": {"errors", "players", "game", "attribution", "progress"},
+    "faithfulness": {"errors", "players", "game", "attribution", "progress"},
     "transformer": {"errors", "players", "game"},
     "training": {"errors", "players", "game"},
     "display": {"errors", "players", "game", "attribution", "faithfulness"},

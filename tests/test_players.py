@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,16 @@ class TestAxis:
     def test_unknown_name_offers_the_near_ones(self):
         with pytest.raises(UnknownNameError, match=r"Unknown player 'L1H9'. Did you mean .*L1H2"):
             heads().index("L1H9")
+
+    def test_what_is_no_name_is_unknown_too(self):
+        with pytest.raises(UnknownNameError, match=r"Unknown player \['L1H2'\]"):
+            heads().index(["L1H2"])  # type: ignore[arg-type]
+
+    def test_names_are_looked_up_and_not_searched(self):
+        players = Players.numbered(50_000)
+        start = time.perf_counter()
+        assert [players.index(name) for name in players] == list(range(50_000))
+        assert time.perf_counter() - start < 2  # a search takes many seconds
 
     def test_empty_selection(self):
         with pytest.raises(InputError, match="the selection is empty"):
@@ -137,6 +149,11 @@ class TestGroup:
             ({"a": [17]}, "no player 17"),
             ({"a": ["L9H9"]}, "Unknown player 'L9H9'"),
             ("layr", "Unknown coordinate 'layr'. Did you mean layer"),
+            ({"a": [None]}, "Got None as a player; expected its name or index"),
+            ({"a": 1.5}, "Got 1.5 as the members of a group"),
+            (3, r"Got by=3; expected a coordinate \(kind, layer, head\)"),
+            ([1, 2], r"Got by=\[1, 2\]; expected a coordinate"),
+            ((), r"Got by=\(\); expected a coordinate"),
         ],
     )
     def test_what_it_refuses(self, by, message):

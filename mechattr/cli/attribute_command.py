@@ -42,6 +42,9 @@ def attribute(
     method: o.Method = "integrated_gradients",
     source: o.Source = None,
     mean_data: o.MeanData = None,
+    noise_at: o.NoiseAt = None,
+    noise_scale: o.NoiseScale = None,
+    draws: o.Draws = None,
     base: o.Base = None,
     steps: o.Steps = None,
     tolerance: o.Tolerance = None,
@@ -77,25 +80,32 @@ def attribute(
         --target " Paris" --players heads,mlps \\
         --source zero --method leave_one_out
 
+    [bold]Causal tracing: which layers recall a fact about a noised subject?[/bold]
+
+      mechattr attribute --clean "The Eiffel Tower is in the city of" \\
+        --target " Paris" --players residual_post \\
+        --method causal_tracing --source noise --noise-at "The Eiffel Tower"
+
     [bold]Many prompts from a file, scores saved[/bold]
 
       mechattr attribute --pairs ioi.jsonl --players heads \\
         --method attribution_patching --out heads.safetensors
     """
     from mechattr.cli import parsing
-    from mechattr.cli.running import Output, load
+    from mechattr.cli.running import Output, load, writable
 
     question = _question(pairs, clean, counterfactual, target, versus)
     runs = parsing.methods(method, base, steps, tolerance)
     chosen = _source(source, question, runs)
+    noise = parsing.NoiseOptions(noise_at, noise_scale, draws)
     request = Request(
         question=question,
         target=parsing.metric(metric, question.target, question.versus),
         players=parsing.players(players, per_position=per_position),
         runs=runs,
-        source=parsing.source(chosen, mean_data, seed),
-        out=_writable(out, ".safetensors"),
-        html=_writable(html, ".html"),
+        source=parsing.source(chosen, mean_data, seed, noise),
+        out=writable(out, ".safetensors"),
+        html=writable(html, ".html"),
         top=top,
         budget=budget,
         seed=seed,
@@ -167,9 +177,11 @@ def _check_count(
 
 def _source(given: str | None, question: Any, runs: list[Any]) -> str:
     """The source by name; the counterfactual is taken unasked only where there is one."""
-    tracing = any(run.name == "causal_tracing" for run in runs)
-    if tracing and not (given or "").startswith("noise"):
+    names, kind = [run.name for run in runs], (given or "").partition(":")[0]
+    if "causal_tracing" in names and kind != "noise":
         raise InputError("causal_tracing replaces by noise: add --source noise (or noise:SCALE).")
+    if "gradient_x_input" in names and kind != "zero":
+        raise InputError("gradient_x_input is held against zero: add --source zero.")
     if given is not None:
         return given
     if not question.counterfactual:
@@ -178,21 +190,6 @@ def _source(given: str | None, question: Any, runs: list[Any]) -> str:
             "noise or token:STRING."
         )
     return "counterfactual"
-
-
-def _writable(path: Path | None, suffix: str) -> Path | None:
-    """Checked before the work, so that hours of it aren't lost to a typing mistake."""
-    if path is None:
-        return None
-    if path.suffix != suffix:
-        raise InputError(f"Got the file name {path.name!r}; expected one ending in {suffix}.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file name.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Can't write to {path.parent}: {error}") from None
-    return path
 
 
 def _carry_out(

@@ -8,14 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-CLEAN = "When Mary and John went to the store, John gave a drink to"
-COUNTERFACTUAL = "When Mary and John went to the store, Mary gave a drink to"
-ANSWER, DISTRACTOR = " Mary", " John"
 NEUTRAL = " the"
 
-NEXT = f"""mechattr attribute --target "{ANSWER}" --versus "{DISTRACTOR}" \\
-  --clean "{CLEAN}" \\
-  --counterfactual "{COUNTERFACTUAL}" \\
+NEXT = """mechattr attribute --target "{answer}" --versus "{distractor}" \\
+  --clean "{clean}" \\
+  --counterfactual "{counterfactual}" \\
   --players tokens,heads+mlps --method integrated_gradients --html mine.html"""
 
 
@@ -39,14 +36,11 @@ def demo(
 
       mechattr demo --html ~/ioi.html
     """
-    from mechattr.cli.running import Output, load
+    from mechattr.cli.running import Output, load, writable
 
     started = time.perf_counter()
-    output = Output(
-        html,
-        title="Why Mary? Indirect object identification, explained",
-        introduction=f"Compared with the counterfactual prompt: {COUNTERFACTUAL}",
-    )
+    title = "Why Mary? Indirect object identification, explained"
+    output = Output(writable(html, ".html"), title=title)
     story = _Story(output, load(output, model), top)
     with output:
         story.tokens()
@@ -57,7 +51,7 @@ def demo(
     output.print(f"Report, open it in a browser: {html.resolve()}")
     output.print("")
     output.print("Now ask your own question:")
-    output.print(NEXT)
+    output.print(story.next())
 
 
 class _Story:
@@ -65,10 +59,13 @@ class _Story:
 
     def __init__(self, output: Any, model: Any, top: int):
         import mechattr as ma
+        from circuits.tasks import demo_pair
 
         self.output, self.model, self.top = output, model, top
-        self.prompts = ma.Prompts.from_pairs(model, [CLEAN], [COUNTERFACTUAL])
-        self.target = ma.targets.logit_diff(ANSWER, DISTRACTOR)
+        self.clean, self.counterfactual, self.answer, self.distractor = demo_pair()
+        self.prompts = ma.Prompts.from_pairs(model, [self.clean], [self.counterfactual])
+        self.target = ma.targets.logit_diff(self.answer, self.distractor)
+        output.introduction = f"Compared with the counterfactual prompt: {self.counterfactual}"
 
     def _game(self, players: Any, base: Any = "clean", source: Any = None) -> Any:
         import mechattr as ma
@@ -107,9 +104,9 @@ class _Story:
     def _introduce(self, scores: Any) -> None:
         full, empty = float(scores.full[0]), float(scores.empty[0])
         say = self.output.print
-        say(f"Clean prompt:          {CLEAN}", style="bold")
-        say(f"  logit of{ANSWER} less that of{DISTRACTOR}: {full:+.2f}")
-        say(f"Counterfactual prompt: {COUNTERFACTUAL}", style="bold")
+        say(f"Clean prompt:          {self.clean}", style="bold")
+        say(f"  logit of{self.answer} less that of{self.distractor}: {full:+.2f}")
+        say(f"Counterfactual prompt: {self.counterfactual}", style="bold")
         say(f"  the same difference: {empty:+.2f}")
         say(f"What makes the {full - empty:.2f} between them?")
         say("")
@@ -143,6 +140,15 @@ class _Story:
         exact = self.output.attribute(game, "include_one")
         title = "MLPs at every position, by exact activation patching"
         self.output.show(exact, title, top=self.top)
+
+    def next(self) -> str:
+        """A command for the same question, to begin from."""
+        return NEXT.format(
+            answer=self.answer,
+            distractor=self.distractor,
+            clean=self.clean,
+            counterfactual=self.counterfactual,
+        )
 
 
 def _deletion(curve: Any) -> str:

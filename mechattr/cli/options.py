@@ -99,8 +99,8 @@ PerPosition = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        help="A name from [bold]mechattr methods[/bold], or activation_patching; several with "
-        "commas.",
+        help="A name from [bold]mechattr methods[/bold], activation_patching and causal_tracing "
+        "included; several with commas.",
         rich_help_panel=_METHOD,
     ),
 ]
@@ -120,11 +120,36 @@ MeanData = Annotated[
         help="Texts for a mean source, one a line.", rich_help_panel=_METHOD, show_default=False
     ),
 ]
+NoiseAt = Annotated[
+    str | None,
+    typer.Option(
+        help='Where the noise goes, as a piece of the prompt: " John" (its first occurrence). '
+        "Default: every token.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+NoiseScale = Annotated[
+    float | None,
+    typer.Option(
+        help="The noise's σ in standard deviations of the embeddings, as noise:SCALE. Default: 3.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
+Draws = Annotated[
+    int | None,
+    typer.Option(
+        help="Draws of the noise that scores are averaged over. Default: 10.",
+        rich_help_panel=_METHOD,
+        show_default=False,
+    ),
+]
 Base = Annotated[
     str | None,
     typer.Option(
         help="The run that is patched: clean (noising) or source (denoising). Default: clean; "
-        "source for activation_patching.",
+        "source for activation_patching and causal_tracing.",
         rich_help_panel=_METHOD,
         show_default=False,
     ),
@@ -132,7 +157,7 @@ Base = Annotated[
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Nodes of integrated_gradients. Default: 16.",
+        help="Nodes of integrated_gradients. Default: 16. Not with --tolerance.",
         rich_help_panel=_METHOD,
         show_default=False,
     ),

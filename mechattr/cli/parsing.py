@@ -16,6 +16,7 @@ ON_A_GAME = {
     "causal_tracing": ("include_one", "source"),
     "ablation": ("leave_one_out", "clean"),
     "occlusion": ("leave_one_out", "clean"),
+    "gradient_x_input": ("gradient_clean", "clean"),
 }
 """Names of the field that are a method on a certain base: name -> (method, base)."""
 
@@ -106,6 +107,10 @@ def methods(
     settings = {key: value for key, value in given.items() if value is not None}
     if not settings:
         return runs
+    if len(settings) == 2:
+        raise InputError(
+            "--tolerance chooses the number of nodes itself, --steps fixes it: give one."
+        )
     if not any(run.name == "integrated_gradients" for run in runs):
         named = " and ".join(f"--{key}" for key in settings)
         raise InputError(f"{named}: only integrated_gradients has that; --method is {text}.")
@@ -132,9 +137,30 @@ def _run(name: str, base: str | None) -> Run:
     return Run(name, name, base or "clean")
 
 
-def source(text: str, mean_data: Path | None, seed: int) -> Any:
+@dataclass(frozen=True)
+class NoiseOptions:
+    """--noise-at, --noise-scale and --draws; None where not given."""
+
+    at: str | None = None
+    scale: float | None = None
+    draws: int | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, by name."""
+        options = {"--noise-at": self.at, "--noise-scale": self.scale, "--draws": self.draws}
+        return [name for name, value in options.items() if value is not None]
+
+
+def source(
+    text: str, mean_data: Path | None, seed: int, noise: NoiseOptions = NoiseOptions()
+) -> Any:
     """``"counterfactual"``, ``"zero"``, ``"mean"``, ``"noise:3"``, ``"token: the"`` as a source."""
     name, colon, setting = text.partition(":")
+    if noise.given and name != "noise":
+        raise InputError(
+            f"{' and '.join(noise.given)}: only --source noise has that; the source is {text}."
+        )
     if mean_data is not None and not name.startswith("mean"):
         raise InputError(f"--mean-data is for --source mean; the source is {text}.")
     if colon and name not in ("noise", "token"):
@@ -150,16 +176,29 @@ def source(text: str, mean_data: Path | None, seed: int) -> Any:
             )
         return ma.sources.Mean(_lines(mean_data), per_position=name == "mean_per_position")
     if name == "noise":
-        try:
-            return ma.sources.Noise(scale=float(setting or 3.0), seed=seed)
-        except ValueError as error:
-            raise InputError(f"--source {text!r}: write noise, or noise:3.0 ({error}).") from None
+        return _noise(setting, noise, seed)
     if name == "token":
         if not setting:
             raise InputError('--source token needs the token: --source "token: the".')
         return ma.sources.Token(setting)
     known = ("counterfactual", "zero", "mean", "mean_per_position", "noise", "token:STRING")
     raise UnknownNameError("source", text, known)
+
+
+def _noise(setting: str, options: NoiseOptions, seed: int) -> Any:
+    scale = options.scale
+    if setting:
+        if scale is not None:
+            raise InputError(f"--source noise:{setting} has a scale: leave out --noise-scale.")
+        try:
+            scale = float(setting)
+        except ValueError as error:
+            raise InputError(
+                f"--source 'noise:{setting}': write noise, or noise:3.0 ({error})."
+            ) from None
+    given = {"scale": scale, "draws": options.draws, "at": options.at}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return ma.sources.Noise(**settings, seed=seed)
 
 
 def metric(kind: str | None, answers: list[str], distractors: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""What both ``attribute`` and ``demo`` do: load, run with a clock, print, save, report."""
+"""What both ``attribute`` and ``demo`` do: check, load, run with a clock, print, save, report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.text import Text
+
+from mechattr.errors import InputError
 
 
 class Output:
@@ -83,6 +85,21 @@ class Output:
 
         written = report(self.items, path, title=self.title, introduction=self.introduction)
         self.say(f"Report: {written}")
+
+
+def writable(path: Path | None, suffix: str) -> Path | None:
+    """Checked before the work, so that hours of it aren't lost to a typing mistake."""
+    if path is None:
+        return None
+    if path.suffix != suffix:
+        raise InputError(f"Got the file name {path.name!r}; expected one ending in {suffix}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Can't write to {path.parent}: {error}") from None
+    return path
 
 
 def load(output: Output, name: str, **how: Any) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mechattr.attribution import Attribution
-from mechattr.players import Players
+from mechattr.attribution import Attribution, _cells
 
 REDUCTIONS = ("sum", "mean", "strongest")
 
@@ -31,8 +29,8 @@ class Block:
 def block(part: Attribution, rows: list[int]) -> Block:
     """The chosen prompts' scores on the grid of the players' ``dims``."""
     players = part.players
-    axes = {dim: _ordered(players.coords[dim]) for dim in players.dims}
-    cells: tuple[Any, ...] = grid_cells(players, axes)
+    axes, places = _cells(players, players.dims)
+    cells: tuple[Any, ...] = tuple(places)
     shape = tuple(len(axis) for axis in axes.values())
 
     def spread(array: np.ndarray) -> np.ndarray:
@@ -44,19 +42,6 @@ def block(part: Attribution, rows: list[int]) -> Block:
     names[cells] = players.names
     draws = None if part.draw_stderr is None else spread(part.draw_stderr[rows])
     return Block(players.dims, axes, spread(part.values[rows]), draws, names)
-
-
-def grid_cells(players: Players, axes: dict[str, list[Any]]) -> tuple[np.ndarray, ...]:
-    """Where each player stands on each axis."""
-    places = {dim: {value: i for i, value in enumerate(axis)} for dim, axis in axes.items()}
-    return tuple(
-        np.array([places[dim][value] for value in players.coords[dim]]) for dim in players.dims
-    )
-
-
-def _ordered(values: Sequence[Any]) -> list[Any]:
-    found = list(dict.fromkeys(values))
-    return sorted(found) if all(isinstance(v, (int, np.integer)) for v in found) else found
 
 
 def reduced(whole: Block, keep: tuple[str, ...], reduce: str) -> Block:

@@ -43,7 +43,7 @@ def figure(shown: View, *, limit: float | None = None, title: bool = True) -> go
     made = _heat(shown, end) if isinstance(shown, Heat) else _bars(shown, end)
     _dress(made)
     if title:
-        under = "; ".join(filter(None, [shown.note, scale.SIGN]))
+        under = "; ".join(filter(None, [shown.note, scale.reading(shown.signed)]))
         head = f'{_plain(shown.title)}<br><span style="font-size:0.8em">{_plain(under)}</span>'
         made.update_layout(title={"text": head}, margin={"t": 70}, width=width(shown))
     return made
@@ -73,16 +73,17 @@ def _heat(shown: Heat, end: float) -> go.Figure:
     rows, columns = len(shown.rows.labels), len(shown.columns.labels)
     height = int(np.clip(170 + 15 * rows, 330, 900))
     wrap = " " if height > 450 else "<br>"  # the colour bar's title must not be longer than it
+    key = f"{_plain(shown.units)}{wrap}({scale.reading(shown.signed)})"
     heat = go.Heatmap(
         z=shown.scores.values,
         x=[_plain(label) for label in shown.columns.labels],
         y=[_plain(label) for label in shown.rows.labels],
-        zmin=-end,
+        zmin=-end if shown.signed else 0,
         zmax=end,
-        zmid=0,
-        colorscale=scale.plotly_scale(),
+        zmid=0 if shown.signed else None,
+        colorscale=scale.plotly_scale(shown.signed),
         colorbar={
-            "title": {"text": f"{_plain(shown.units)}{wrap}({scale.SIGN})", "side": "right"},
+            "title": {"text": key, "side": "right"},
             "tickformat": "~g",
             "thickness": 12,
         },

@@ -61,6 +61,7 @@ def report(
         policy=POLICY,
         style=_safe(static.style()),
         plotly=_safe(_plotly_js()),
+        gaps=any(words.signed(section.attribution) for section in sections),
         means=any(section.attribution.n_prompts > 1 for section in sections),
         asked=_asked([section.attribution for section in sections]),
         sections=[_section(s, i, prompts_shown) for i, s in enumerate(sections)],
@@ -227,13 +228,16 @@ def _prompt(one: Attribution, prompt: int) -> dict[str, Any]:
 def _provenance(one: Attribution) -> list[tuple[str, str]]:
     rows = [("method", one.method), ("players", words.players_text(one.players))]
     for key, value in one.provenance.items():
+        if key == "gap" and not words.signed(one):
+            continue  # the sum of magnitudes means nothing
         simple = not isinstance(value, (Mapping, list, tuple))
         rows.append((key, str(value) if simple else json.dumps(value, indent=1, default=str)))
     rows += [
         ("v(N)", words.mean_text(one.full)),
         ("v(∅)", words.mean_text(one.empty)),
-        ("completeness gap", words.gap_text(one)),
     ]
+    if gap := words.gap_text(one):
+        rows.append(("completeness gap", gap))
     return list(dict(rows).items())
 
 

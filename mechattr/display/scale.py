@@ -13,6 +13,17 @@ MISSING = "#d9d9d9"
 """A cell without a player: darker than zero, and no hue of the scale."""
 
 SIGN = "red raises it, blue lowers it"
+MAGNITUDE = "size only, no sign"
+
+
+def anchors(signed: bool) -> tuple[str, ...]:
+    """The colours that scores can have: magnitudes only those from zero upwards."""
+    return ANCHORS if signed else ANCHORS[len(ANCHORS) // 2 :]
+
+
+def reading(signed: bool) -> str:
+    """What the colours say."""
+    return SIGN if signed else MAGNITUDE
 
 
 def limit(values: Any) -> float:
@@ -23,10 +34,12 @@ def limit(values: Any) -> float:
     return top if top > 0 else 1.0
 
 
-def plotly_scale() -> list[list[Any]]:
-    """The anchors in plotly's form, on [0, 1]; use with ``zmin=-limit, zmax=limit``."""
-    step = 1 / (len(ANCHORS) - 1)
-    return [[round(i * step, 6), colour] for i, colour in enumerate(ANCHORS)]
+def plotly_scale(signed: bool = True) -> list[list[Any]]:
+    """The anchors in plotly's form, on [0, 1]; use with ``zmin=-limit`` (magnitudes: 0) and
+    ``zmax=limit``."""
+    shown = anchors(signed)
+    step = 1 / (len(shown) - 1)
+    return [[round(i * step, 6), colour] for i, colour in enumerate(shown)]
 
 
 def rgb(value: float, end: float) -> tuple[int, int, int]:

@@ -71,7 +71,7 @@ def part(shown: View) -> str:
         drawn = svg.heat(shown, end) if isinstance(shown, Heat) else svg.bars(shown, end)
     note = f'<p class="ma-note">{escape(shown.note)}</p>' if shown.note else ""
     wide = " ma-wide" if isinstance(shown, Strip) else ""
-    return f'<div class="ma-part{wide}">{drawn}{key(end, shown.units)}{note}</div>'
+    return f'<div class="ma-part{wide}">{drawn}{key(end, shown)}{note}</div>'
 
 
 def strip(shown: Strip, end: float) -> str:
@@ -81,13 +81,14 @@ def strip(shown: Strip, end: float) -> str:
     return tokens_html(tokens, [float(v) for v in shown.scores.values], titles, end)
 
 
-def key(end: float, units: str) -> str:
+def key(end: float, shown: View) -> str:
     """The colour scale with its ends."""
-    low, high = words.number(-end), words.number(end)
+    low = words.number(-end if shown.signed else 0.0)
+    high = words.number(end, sign=shown.signed)
     return (
         f'<div class="ma-key"><span>{low}</span>'
-        f'<i style="background:linear-gradient(90deg,{",".join(scale.ANCHORS)})"></i>'
-        f"<span>{high} {escape(units)}: {scale.SIGN}</span></div>"
+        f'<i style="background:linear-gradient(90deg,{",".join(scale.anchors(shown.signed))})"></i>'
+        f"<span>{high} {escape(shown.units)}: {scale.reading(shown.signed)}</span></div>"
     )
 
 

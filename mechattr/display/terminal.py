@@ -89,8 +89,9 @@ def _colours(console: Console) -> bool:
 
 def _ends(attribution: Attribution) -> str:
     full, empty = words.mean_text(attribution.full), words.mean_text(attribution.empty)
-    gap = f"completeness gap {words.gap_text(attribution)} of v(N) − v(∅)"
-    return f"v(N) {full}   v(∅) {empty}   {gap}"
+    ends = f"v(N) {full}   v(∅) {empty}"
+    gap = words.gap_text(attribution)
+    return f"{ends}   completeness gap {gap} of v(N) − v(∅)" if gap else ends
 
 
 def tokens_text(shown: Strip) -> Text:
@@ -104,7 +105,7 @@ def tokens_text(shown: Strip) -> Text:
             text.append(line.rstrip("\n"), style=style)
             text.append("\n" if line.endswith("\n") else "")
     text.append("\n")
-    text.append_text(_key(end, shown.units))
+    text.append_text(_key(end, shown))
     return text
 
 
@@ -135,11 +136,13 @@ def _signed_bar(value: float, end: float, width: int) -> str:
     return ("+" if value > 0 else "-") * length
 
 
-def _key(end: float, units: str) -> Text:
-    text = Text(f"{words.number(-end)} ", style="dim")
-    for step in np.linspace(-end, end, 15):
+def _key(end: float, shown: View) -> Text:
+    low = -end if shown.signed else 0.0
+    text = Text(f"{words.number(low)} ", style="dim")
+    for step in np.linspace(low, end, 15):
         text.append(" ", style=f"on {scale.colour(float(step), end)}")
-    text.append(f" {words.number(end)} {units} ({scale.SIGN})", style="dim")
+    high, reading = words.number(end, sign=shown.signed), scale.reading(shown.signed)
+    text.append(f" {high} {shown.units} ({reading})", style="dim")
     return text
 
 
@@ -165,10 +168,11 @@ def heat_text(shown: Heat, *, width: int = 80, colours: bool = True) -> Renderab
         caption.append(f"each column is the strongest of {group} {shown.columns.name}s")
     if not colours:
         top = words.number(end, sign=False)
-        caption.append(f"+9 is {top}, -9 is −{top} {shown.units}, . is near 0")
+        ends = f"+9 is {top}, -9 is −{top}" if shown.signed else f"+9 is {top}"
+        caption.append(f"{ends} {shown.units}, . is near 0")
     lines.append(Text("; ".join(caption), style="dim"))
     if colours:
-        lines.append(_key(end, shown.units))
+        lines.append(_key(end, shown))
     return Group(*lines)
 
 

@@ -66,7 +66,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Heat:
-    """Scores on a grid, rows × columns."""
+    """Scores on a grid, rows × columns. ``signed``: False for magnitudes, of any view."""
 
     title: str
     units: str
@@ -74,6 +74,7 @@ class Heat:
     columns: Axis
     scores: Scores
     note: str = ""
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Bars:
     scores: Scores
     ranked: bool
     note: str = ""
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Strip:
     axis: Axis
     scores: Scores
     note: str = ""
+    signed: bool = True
 
 
 View = Heat | Bars | Strip
@@ -183,13 +186,13 @@ def _drawn(part: Attribution, prompt: int | None, block: blocks.Block, note: str
         stderr=blocks.stderr(block.values),
         draws=None if block.draws is None else blocks.mean_error(block.draws),
     )
-    title, units = _title(part, prompt), words.units(part)
+    title, units, signed = _title(part, prompt), words.units(part), words.signed(part)
     if len(axes) == 2:
-        return Heat(title, units, axes[0], axes[1], scores, note)
+        return Heat(title, units, axes[0], axes[1], scores, note, signed)
     tokens = axes[0].tokens
     if tokens is not None and all(token is not None for token in tokens):
-        return Strip(title, units, axes[0], scores, note)
-    return Bars(title, units, axes[0], scores, ranked=False, note=note)
+        return Strip(title, units, axes[0], scores, note, signed)
+    return Bars(title, units, axes[0], scores, ranked=False, note=note, signed=signed)
 
 
 def _axis(part: Attribution, prompt: int | None, dim: str, values: list[Any]) -> Axis:
@@ -232,7 +235,15 @@ def _ranked(part: Attribution, prompt: int | None, top: int, select: dict[str, A
     notes = [f"the {len(order):,} largest of {len(there):,} players"] if cut else []
     note = "; ".join([*notes, *_selected(select)])
     axis = Axis("player", names, _tokens_of(part, prompt, order))
-    return Bars(_title(part, prompt), words.units(part), axis, scores, ranked=True, note=note)
+    return Bars(
+        _title(part, prompt),
+        words.units(part),
+        axis,
+        scores,
+        ranked=True,
+        note=note,
+        signed=words.signed(part),
+    )
 
 
 def _tokens_of(

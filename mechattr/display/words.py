@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,10 @@ _UNITS = {
     "loss": "loss (nats)",
 }
 
-UNSIGNED = frozenset({"saliency"})
-"""Methods whose scores are magnitudes, in another unit than the target's."""
+
+def signed(attribution: Attribution) -> bool:
+    """Whether scores share out the target; the others are magnitudes, in a unit of their own."""
+    return bool(attribution.provenance.get("signed", True))
 
 
 def target_text(attribution: Attribution) -> str:
@@ -32,18 +33,15 @@ def target_text(attribution: Attribution) -> str:
 
 def units(attribution: Attribution) -> str:
     """What a score is measured in: ``"logit difference"``."""
-    target = attribution.provenance.get("target", "value")
-    if isinstance(target, Mapping):
-        target = target.get("target", target.get("name", target.get("kind", "value")))
-    name = str(target).partition("(")[0].strip().lower()
+    name = target_text(attribution).partition("(")[0].strip().lower()
     unit = _UNITS.get(name, name.replace("_", " ") or "value")
-    return f"{unit} per unit of activation" if attribution.method in UNSIGNED else unit
+    return unit if signed(attribution) else f"{unit} per unit of activation"
 
 
 def how_to_read(attribution: Attribution) -> str:
     """One sentence on sign and scale."""
     unit = units(attribution)
-    if attribution.method in UNSIGNED:
+    if not signed(attribution):
         return f"A score is a gradient's norm, in {unit}: its size counts, it has no sign."
     return (
         f"A positive score (red) means that the player's presence raises the target, a negative "
@@ -53,7 +51,12 @@ def how_to_read(attribution: Attribution) -> str:
 
 
 def gap_text(attribution: Attribution) -> str:
-    """The completeness gap, also as a share of what there was to explain: ``"0.058, 0.50 %"``."""
+    """The completeness gap, also as a share of what there was to explain: ``"0.058, 0.50 %"``.
+
+    "" for magnitudes, which sum to nothing.
+    """
+    if not signed(attribution):
+        return ""
     gap, change = attribution.gap, attribution.full - attribution.empty
     total = float(np.mean(np.abs(change)))
     value = number(float(np.mean(gap)), digits=2)
@@ -119,20 +122,14 @@ def provenance_line(attribution: Attribution) -> str:
     parts += [
         f"v(N) = {mean_text(attribution.full)}",
         f"v(∅) = {mean_text(attribution.empty)}",
-        f"completeness gap {gap_text(attribution)} of v(N) − v(∅)",
     ]
+    if gap := gap_text(attribution):
+        parts.append(f"completeness gap {gap} of v(N) − v(∅)")
     return " · ".join(parts)
 
 
 def text(value: Any) -> str:
-    """A JSON-able value of the provenance in words: ``noise(scale=3.0)`` rather than a dict."""
-    if isinstance(value, Mapping):
-        pairs = dict(value)
-        name = next((pairs.pop(key) for key in ("name", "kind") if key in pairs), None)
-        inner = ", ".join(f"{key}={text(item)}" for key, item in pairs.items())
-        if name is None:
-            return inner
-        return f"{name}({inner})" if inner else str(name)
+    """A value of the provenance, or one that was asked for, in words."""
     if isinstance(value, (list, tuple)):
         return ", ".join(text(item) for item in value)
     if isinstance(value, float):

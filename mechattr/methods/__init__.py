@@ -42,7 +42,6 @@ METHODS: Mapping[str, Entry] = MappingProxyType(
         "gradient_clean": Entry(Gradient("clean"), "the mask gradient on the clean run"),
         "gradient_source": Entry(Gradient("source"), "the mask gradient on the source run"),
         "clean_corrupted": Entry(Gradient("mean"), "mean of the gradients on both runs"),
-        "gradient_x_input": Entry(Gradient("clean"), "gradient_clean, of a zero source"),
         "saliency": Entry(Saliency(), "sensitivity to a player's raw values; no source, no sign"),
         "integrated_gradients": Entry(IntegratedGradients(), "the gradient from source to clean"),
     }
@@ -55,6 +54,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "causal_tracing": "include_one on a game with base='source' and a noise source",
         "ablation": "leave_one_out on a game with base='clean'",
         "occlusion": "leave_one_out on a game over tokens",
+        "gradient_x_input": "gradient_clean on a game with a zero source",
     }
 )
 """Names of the field that are a method on a certain game."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from mechattr.attribution import Attribution, plain
 from mechattr.errors import InputError, UnknownNameError
 from mechattr.game import Game
-from mechattr.methods.progress import Progress, progress_bar
+from mechattr.progress import Progress, progress_bar
 
 ENDS = 2
 """Masks that every attribution evaluates before its method starts: v(N) and v(∅)."""
@@ -86,8 +86,6 @@ class Method(ABC):
     needs_gradient: ClassVar[bool] = False
     formula: ClassVar[str] = ""
     """The score of player i, as shown to the user."""
-    cost: ClassVar[str] = ""
-    """Masks evaluated for n players, v(N) and v(∅) included, as shown to the user."""
 
     @abstractmethod
     def estimate(self, game: Game, run: Run) -> Estimate:
@@ -96,6 +94,11 @@ class Method(ABC):
     @abstractmethod
     def least(self, n_players: int) -> int:
         """The smallest budget, in masks, ends included, that this method can do with."""
+
+    @property
+    def cost(self) -> str:
+        """Masks evaluated for n players, v(N) and v(∅) included, as shown to the user."""
+        return ""
 
     @property
     def name(self) -> str:

@@ -42,7 +42,6 @@ class Gradient(Method):
 
     needs_gradient: ClassVar[bool] = True
     formula: ClassVar[str] = "∂v/∂m_i"
-    cost: ClassVar[str] = "1 gradient (2 for the mean) + 2"
 
     def __post_init__(self) -> None:
         if self.at not in AT:
@@ -52,6 +51,10 @@ class Gradient(Method):
     def name(self) -> str:
         named = {"base": "attribution_patching", "mean": "clean_corrupted"}
         return named.get(self.at, f"gradient_{self.at}")
+
+    @property
+    def cost(self) -> str:
+        return "2 gradients + 2" if self.at == "mean" else "1 gradient + 2"
 
     def least(self, n_players: int) -> int:
         return max(len(AT[self.at]), 1) + ENDS

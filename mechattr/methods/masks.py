@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechattr.errors import InputError
-
 ENTRIES = 2**26
 """The most entries of a chunk of masks: 64 MiB of booleans."""
 
@@ -76,19 +74,6 @@ def subsets(n_players: int) -> Bool[Tensor, "subset player"]:
     """All ``2^n`` subsets; bit ``i`` of the row's number says whether player ``i`` is present."""
     numbers = torch.arange(2**n_players)
     return ((numbers[:, None] >> torch.arange(n_players)) & 1).bool()
-
-
-def bernoulli(
-    rng: np.random.Generator, n_masks: int, n_players: int, p: float = 0.5
-) -> Bool[Tensor, "mask player"]:
-    """Masks in which each player is present with probability ``p``, independently."""
-    if not 0 <= p <= 1:
-        raise InputError(f"Got p={p}; a probability lies in [0, 1].")
-    masks = torch.empty(n_masks, n_players, dtype=torch.bool)
-    for rows in chunks(n_masks, n_players, ENTRIES // 8):  # the draws are eight bytes each
-        drawn = rng.random((len(rows), n_players)) < p
-        masks[rows.start : rows.stop] = torch.from_numpy(drawn)
-    return masks
 
 
 def uniform(nodes: Float[np.ndarray, " node"], n_players: int) -> Float[Tensor, "node player"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,12 @@ def grid_players(kind: str, prefix: str, **sizes: int) -> Players:
         coords[dim] = tuple(int(cell[axis]) for cell in cells)
     names = tuple(f"{prefix}{'.'.join(map(str, cell))}" for cell in cells)
     return Players(names, coords, tuple(sizes))
+
+
+def magnitudes(players: Players) -> Attribution:
+    """As of saliency: no signs, and a sum that means nothing."""
+    signed = fake(players, provenance=PROVENANCE | {"signed": False})
+    return replace(signed, values=np.abs(signed.values), method="saliency")
 
 
 def heads(layers: int = 30, n: int = 9, positions: int | None = None) -> Players:

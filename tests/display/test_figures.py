@@ -13,7 +13,16 @@ from mechattr.display import scale
 from mechattr.faithfulness import deletion
 from mechattr.game import TableGame
 from mechattr.methods import attribute
-from tests.display.fakes import IOI, fake, grid_players, heads, mixed, mlps, token_players
+from tests.display.fakes import (
+    IOI,
+    fake,
+    grid_players,
+    heads,
+    magnitudes,
+    mixed,
+    mlps,
+    token_players,
+)
 
 
 def plot(attribution: Attribution, **options: Any) -> Any:
@@ -37,6 +46,16 @@ def test_a_heat_map_is_centred_on_zero_and_labelled_with_tokens():
     assert title.startswith("logit difference")
     assert scale.SIGN in title
     assert heat.text[1][9].startswith("<b>M1.9</b><br>9 ·John<br>")
+
+
+def test_magnitudes_begin_at_zero():
+    made = plot(magnitudes(mlps(positions=14)))
+    (heat,) = made.data
+    assert heat.zmin == 0 < heat.zmax
+    assert heat.colorscale[0][1] == scale.colour(0.0, 1.0)
+    for text in (heat.colorbar.title.text, made.layout.title.text):
+        assert "no sign" in text
+        assert "raises" not in text
 
 
 def test_tokens_are_bars_with_unique_labels_and_error_bars():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,16 @@ from plotly.offline import get_plotlyjs
 
 from mechattr.display import Item, report
 from mechattr.errors import InputError
-from tests.display.fakes import IOI, fake, heads, long_tokens, mixed, mlps, token_players
+from tests.display.fakes import (
+    IOI,
+    fake,
+    heads,
+    long_tokens,
+    magnitudes,
+    mixed,
+    mlps,
+    token_players,
+)
 
 EVIL = "</script><script>alert(1)</script><b>x</b>"
 PLOTLY = get_plotlyjs()
@@ -68,6 +78,18 @@ def test_everything_asked_for_is_in_it(tmp_path):
         assert part in page, part
     # tokens and their curve, heads, and of the mixture tokens, heads and the ranking
     assert page.count('class="figure"') == 6
+
+
+def test_magnitudes_have_no_gap(tmp_path):
+    alone = magnitudes(heads(4, 3))
+    alone = replace(alone, provenance=dict(alone.provenance) | {"gap": [123.456]})
+    page = write(tmp_path, [alone])
+    for part in ("completeness gap", "aim at 0", "raises", "123.456"):
+        assert part.lower() not in page.lower(), part
+    both = write(tmp_path, [alone, fake(heads(4, 3))])
+    assert both.count("<b>completeness gap</b>") == 1
+    assert '<td class="n">–</td></tr>' in both
+    assert "aim at 0" in both
 
 
 def test_figures_are_valid_json_and_fit_the_page(tmp_path):

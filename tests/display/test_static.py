@@ -12,7 +12,7 @@ import pytest
 
 from mechattr.display import attribution_html
 from mechattr.display.svg import png
-from tests.display.fakes import IOI, fake, grid_players, heads, long_tokens, mixed, mlps
+from tests.display.fakes import IOI, fake, grid_players, heads, long_tokens, magnitudes, mixed, mlps
 from tests.display.fakes import token_players as tokens
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -26,6 +26,7 @@ CASES = {
     "neurons": fake(grid_players("neuron", "N", layer=1, neuron=500)),
     "long": fake(tokens(LONG), (LONG,)),
     "long grid": fake(mlps(30, 600), (LONG,)),
+    "magnitudes": magnitudes(heads()),
     "several": fake(tokens(prompts=6), (IOI,) * 5 + (("Yesterday", *IOI[1:9]),)),
     "evil": fake(tokens((EVIL, *IOI[1:])), ((EVIL, *IOI[1:]),)),
 }
@@ -82,6 +83,14 @@ def test_it_says_what_was_done():
         "± over draws",
     ):
         assert part in html, part
+
+
+def test_magnitudes_have_neither_gap_nor_negative_end():
+    html = attribution_html(CASES["magnitudes"])
+    for part in ("size only, no sign", "it has no sign", "per unit of activation"):
+        assert part in html, part
+    for part in ("completeness gap", "raises", "lowers", "#1d3f8f"):
+        assert part not in html, part
 
 
 def test_tokens_have_titles_and_several_prompts_each_their_text():

@@ -10,7 +10,16 @@ from rich.console import Console
 
 from mechattr.display import terminal
 from mechattr.display.views import view
-from tests.display.fakes import IOI, fake, heads, long_tokens, mixed, mlps, token_players
+from tests.display.fakes import (
+    IOI,
+    fake,
+    heads,
+    long_tokens,
+    magnitudes,
+    mixed,
+    mlps,
+    token_players,
+)
 
 
 def printed(result, *, width=80, colour=None, **options) -> str:
@@ -60,8 +69,18 @@ def test_tokens_are_coloured_on_a_terminal():
     assert "[red]" in text  # a token is no markup
 
 
+@pytest.mark.parametrize("colour", [None, "truecolor"])
+@pytest.mark.parametrize("players", [token_players(), heads(3, 3)])
+def test_magnitudes_have_neither_gap_nor_negative_end(players, colour):
+    text = printed(magnitudes(players), colour=colour, width=200)
+    assert "v(N) 6." in text
+    for word in ("gap", "raises", "−", "-9"):
+        assert word not in text.replace("v(∅) −", "")
+    assert ("size only" in text) is (colour is not None)
+
+
 def test_sixteen_colours_are_too_few():
-    assert "48;" not in printed(fake(heads(3, 3)), colour="standard")
+    assert "[48;" not in printed(fake(heads(3, 3)), colour="standard")
 
 
 def test_a_map_in_letters_gives_signs_and_ninths():

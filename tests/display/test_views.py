@@ -7,14 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mechattr as ma
 from mechattr.attribution import Attribution
 from mechattr.display import scale
 from mechattr.display.views import Bars, Heat, Strip, view
-from mechattr.display.words import UNSIGNED, gap_text, how_to_read, number, players_text, units
+from mechattr.display.words import gap_text, how_to_read, number, players_text, signed, units
 from mechattr.errors import InputError, UnknownNameError
-from mechattr.methods import METHODS
 from mechattr.players import Players
-from tests.display.fakes import IOI, fake, grid_players, heads, mixed, mlps, token_players
+from tests.display.fakes import (
+    IOI,
+    fake,
+    grid_players,
+    heads,
+    magnitudes,
+    mixed,
+    mlps,
+    token_players,
+)
+from tests.games import linear_game
 
 
 def drawn(attribution: Attribution, **options: Any) -> Any:
@@ -149,9 +159,10 @@ def test_units_and_numbers_in_words():
     assert units(result) == "logit difference"
     assert "raises the target" in how_to_read(result)
     assert gap_text(result) == "+0.058, 0.5 %"
-    saliency = fake(heads(2, 2), method="saliency")
+    saliency = magnitudes(heads(2, 2))
     assert units(saliency) == "logit difference per unit of activation"
     assert "no sign" in how_to_read(saliency)
+    assert gap_text(saliency) == ""
     for label, unit in (("KL(clean || run)", "KL divergence (nats)"), ("my_score", "my score")):
         assert units(fake(heads(2, 2), provenance={"target": label})) == unit
     assert [number(x) for x in (0.0, -2.5, float("nan"), 1e-7, 12345.0)] == [
@@ -166,6 +177,18 @@ def test_units_and_numbers_in_words():
     assert players_text(mlps(1)) == "1 MLP"
 
 
-def test_methods_without_a_sign_are_known_here():
-    """display may not import methods, so it names them; this holds the two together."""
-    assert {name for name, entry in METHODS.items() if not entry.method.signed} == UNSIGNED
+@pytest.mark.parametrize("method", ["saliency", "gradient_clean"])
+def test_whether_scores_have_a_sign_is_read_from_the_result(method):
+    result = ma.attribute(linear_game(), method, progress=False)
+    assert signed(result) is (method != "saliency")
+    assert drawn(result).signed is signed(result)
+
+
+def test_magnitudes_get_half_the_scale():
+    for players in (heads(2, 2), mlps(4), token_players(), mixed()):
+        assert drawn(fake(players)).signed
+        assert not drawn(magnitudes(players)).signed
+    assert scale.anchors(False)[0] == scale.colour(0.0, 1.0) == scale.anchors(True)[3]
+    half = scale.plotly_scale(False)
+    assert [place for place, _ in half] == [0, 0.333333, 0.666667, 1]
+    assert half[-1] == scale.plotly_scale()[-1]

@@ -41,6 +41,11 @@ def test_neither_name_nor_method():
         attribute(linear_game(), 7)  # type: ignore[arg-type]
 
 
+def test_gradient_x_input_is_not_run_on_any_source():
+    with pytest.raises(InputError, match=r"gradient_clean on a game with a zero source"):
+        attribute(linear_game(), "gradient_x_input")
+
+
 def test_not_a_game():
     with pytest.raises(InputError, match="Got str as the game"):
         attribute("clean", "shapley")  # type: ignore[arg-type]
@@ -146,8 +151,8 @@ class TestProgress:
         assert capfd.readouterr() == ("", "")
 
     def test_slow_work_shows_a_bar_with_rate_and_time_left(self, capfd, monkeypatch):
-        monkeypatch.setattr("mechattr.methods.progress.DELAY", 1e-9)
-        monkeypatch.setattr("mechattr.methods.progress.INTERVAL", 0)
+        monkeypatch.setattr("mechattr.progress.DELAY", 1e-9)
+        monkeypatch.setattr("mechattr.progress.INTERVAL", 0)
         game = linear_game(4, 1)
 
         class Slow(type(game)):  # type: ignore[misc]

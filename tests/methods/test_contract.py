@@ -8,7 +8,7 @@ import torch
 
 from mechattr.attribution import Attribution
 from mechattr.game import FunctionGame, Game, TableGame
-from mechattr.methods import METHODS, attribute
+from mechattr.methods import METHODS, Gradient, attribute
 from tests.games import (
     dummy_game,
     linear_game,
@@ -137,6 +137,15 @@ def test_order_of_the_players_does_not_matter(name):
     mixed = run(FunctionGame(lambda m: (1 + m @ weights[turned]) ** 3, 5), name)
     assert np.abs(straight.values).min() > 1e-3
     np.testing.assert_allclose(straight.values[:, turned], mixed.values, atol=1e-9)
+
+
+def test_costs_are_those_of_the_settings():
+    costs = {
+        name: METHODS[name].cost for name in METHODS if isinstance(METHODS[name].method, Gradient)
+    }
+    assert costs.pop("clean_corrupted") == "2 gradients + 2"
+    assert set(costs) == {"attribution_patching", "gradient_clean", "gradient_source"}
+    assert set(costs.values()) == {"1 gradient + 2"}
 
 
 @every_method

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mechattr.errors import InputError
 from mechattr.methods import masks
 
 
@@ -69,15 +68,6 @@ def test_subsets_are_all_different_and_in_order():
     rows = masks.subsets(4)
     assert len(torch.unique(rows, dim=0)) == 16
     assert (rows.int() @ torch.tensor([1, 2, 4, 8], dtype=torch.int32)).tolist() == list(range(16))
-
-
-def test_bernoulli_has_its_mean_and_its_seed():
-    draw = masks.bernoulli(np.random.default_rng(0), 4000, 5, p=0.3)
-    assert draw.dtype == torch.bool
-    np.testing.assert_allclose(draw.float().mean(0), 0.3, atol=5 * np.sqrt(0.21 / 4000))
-    assert torch.equal(draw, masks.bernoulli(np.random.default_rng(0), 4000, 5, p=0.3))
-    with pytest.raises(InputError, match="probability"):
-        masks.bernoulli(np.random.default_rng(0), 1, 1, p=1.5)
 
 
 def test_uniform_masks_take_no_memory():

@@ -304,7 +304,7 @@ def test_draws_share_the_face_the_grounds_and_the_count():
 
 
 def test_noise_of_half_a_draw_and_a_source_token_of_two():
-    with pytest.raises(ma.InputError, match="draws a whole number; got draws=2.5"):
+    with pytest.raises(ma.InputError, match="draws a whole number; got draws="):
         ma.sources.Noise(draws=2.5)  # type: ignore[arg-type]
     with pytest.raises(ma.InputError, match="The source token ' Maryland' is 2 tokens"):
         bound(ma.sources.Token(" Maryland"))

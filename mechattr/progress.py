@@ -34,7 +34,7 @@ class Progress:
 
 
 class ProgressBar:
-    """The bar of a whole attribution; draws come one after the other."""
+    """The bar of a whole piece of work, such as an attribution; draws come one after the other."""
 
     def __init__(self, bar: Any, n_draws: int):
         self._bar = bar
@@ -45,7 +45,8 @@ class ProgressBar:
             if self._bar is None:
                 return
             self._bar.total = total * self._n_draws or None
-            # Never backwards: a method's total may grow, and a game may over-report.
+            # Never backwards or past its end: a method's total may grow, a game may over-report.
+            done = min(done, total) if total else done
             self._bar.update(max(int(draw * total + done) - self._bar.n, 0))
 
         return Progress(show)

@@ -1,0 +1,51 @@
+"""Every method on a transformer's game, in the precision that models really have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mechattr as ma
+from mechattr.methods import METHODS
+from tests.transformer.tiny import tiny_bridge
+
+
+@pytest.fixture(scope="module")
+def games() -> dict[torch.dtype, ma.PatchGame]:
+    """The same game of tokens and MLPs at positions, on the same weights in both precisions."""
+    narrow, wide = tiny_bridge("llama", dtype=torch.float32), tiny_bridge("llama")
+    rounded = dict(narrow.named_parameters())
+    for name, parameter in wide.named_parameters():
+        parameter.data.copy_(rounded[name].data)
+    return {torch.float32: game_on(narrow), torch.float64: game_on(wide)}
+
+
+def game_on(model: Any) -> ma.PatchGame:
+    prompts = ma.Prompts.from_pairs(
+        model,
+        ["Mary and John went to the", "John and Mary"],
+        ["John and Tom sat on a", "Mary and John"],
+    )
+    return ma.PatchGame(
+        model,
+        prompts,
+        ma.tokens() + ma.mlps(),
+        ma.targets.logit_diff(" Mary", " John"),
+        source=ma.sources.Counterfactual(),
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_float32_agrees_with_float64(games: dict[torch.dtype, ma.PatchGame], name: str) -> None:
+    got, expected = (
+        ma.attribute(games[dtype], name, progress=False) for dtype in (torch.float32, torch.float64)
+    )
+    assert got.values.dtype == np.float64
+    np.testing.assert_array_equal(np.isnan(got.values), np.isnan(expected.values))
+    largest = np.nanmax(np.abs(expected.values), axis=1, keepdims=True)
+    assert largest.min() > 0.1
+    assert np.nanmax(np.abs(got.values - expected.values) / largest) < 1e-3
+    assert not np.array_equal(got.values, expected.values)  # else one of them isn't what it says
