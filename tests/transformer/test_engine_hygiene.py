@@ -13,7 +13,7 @@ from tests import oracles
 from tests.oracles import assert_agree, patch_game, reference, some_masks
 from tests.transformer import tiny
 
-NAMES = tuple(f"{family}-{cls}" for family in ("gpt2", "gemma2") for cls in oracles.CLASSES)
+NAMES = ("gemma2-bridge", *["gpt2-hooked"] * tiny.HAS_HOOKED)
 MODEL = pytest.mark.parametrize("name", NAMES)
 
 

@@ -64,11 +64,15 @@ def test_tokens_are_named_by_their_text_in_a_single_prompt():
 def test_players_of_shorter_prompts_do_not_exist_beyond_their_end():
     model = shared_model("llama-bridge")
     prompts = ma.Prompts.from_texts(model, ["Mary had a cat", "John had"])
-    spec = ma.heads(per_position=True, layers=1) + ma.mlps() + ma.tokens().group({"late": [2, 3]})
+    spec = (
+        ma.heads(per_position=True, layers=1)
+        + ma.mlps()
+        + ma.tokens().group({"late": [3], "some": [1, 2]})
+    )
     game = patch_game(model, spec, prompts=prompts, source=ma.sources.Zero())
     assert game.exists[0].all()
     position = game.players.coords["position"]
-    there = [p is None or p < 2 for p in position[:-1]] + [False]
+    there = [p is None or p < 2 for p in position[:-2]] + [False, True]
     assert game.exists[1].tolist() == there
 
 

@@ -234,6 +234,19 @@ def test_in_pieces_covers_everything_once_in_order(total, size, fits):
     assert all(len(piece) <= min(size, fits) for piece in pieces)
 
 
+def test_in_pieces_halves_until_it_fits_and_stays_there():
+    tried = []
+
+    def run(piece: slice) -> int:
+        tried.append(piece.stop - piece.start)
+        if tried[-1] > 3:
+            raise MemoryError
+        return tried[-1]
+
+    assert list(in_pieces(run, 20, 16, CPU)) == [2] * 10
+    assert tried == [16, 8, 4] + [2] * 10
+
+
 def test_a_budget_lets_at_least_one_prompt_through(monkeypatch):
     """However little is free; and never more than the device's share."""
     face = patch_game(shared_model("llama-bridge"), ma.heads()).face
