@@ -12,7 +12,7 @@ on the whole prompt gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -327,6 +327,3 @@ def _window(value: Tensor, prompt: Tensor, window: slice) -> Tensor:
     if value.shape[1] > 1:
         value = value[:, window]
     return value if len(value) == 1 else value[prompt]
-
-
-__all__: Sequence[str] = ["Engine", "Masks", "Tap", "read_target"]
