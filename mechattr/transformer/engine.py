@@ -99,7 +99,13 @@ class Engine:
         out = torch.empty(len(rows), device=self.face.device, dtype=wide)
         with torch.no_grad():
             for wave in make_waves(rows, self.budget.pack_tokens):
-                out[self._index(wave)] = self.climb(rows.take(wave))
+
+                def piece(part: slice, wave: np.ndarray = wave) -> Tensor:
+                    return self.climb(rows.take(wave[part]))
+
+                # Blocks are halved inside; this is for what is held between them.
+                values = torch.cat(list(in_pieces(piece, len(wave), len(wave), self.face.device)))
+                out[self._index(wave)] = values
         return out
 
     def climb(self, rows: Rows) -> Tensor:

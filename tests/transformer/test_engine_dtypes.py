@@ -50,7 +50,7 @@ def same_weights(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return narrow, wide
 
 
-@pytest.mark.parametrize("name", oracles.MODELS)
+@pytest.mark.parametrize("name", [n for n in oracles.MODELS if not n.startswith(("neox", "qwen2"))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_narrow_dtypes(name, dtype):
     narrow, wide = same_weights(name, dtype)

@@ -11,6 +11,7 @@ import torch
 
 import mechattr as ma
 from mechattr.transformer import patching
+from mechattr.transformer.engine import Engine
 from mechattr.transformer.memory import Budget, OutOfMemoryError, free_bytes, in_pieces, plan
 from mechattr.transformer.model import Face
 from tests.oracles import assert_agree, patch_game, shared_model, some_masks
@@ -19,15 +20,10 @@ from tests.transformer.test_patching_batches import batch, some_of_all
 CPU = torch.device("cpu")
 TINY: dict[str, dict[str, Any]] = {
     "one token a call": {"call_tokens": 1},
-    "two rows a call": {"call_tokens": 18},
     "one row a wave": {"pack_tokens": 1},
-    "small waves": {"pack_tokens": 40},
     "one row a graph": {"graph_tokens": 1},
-    "small graphs": {"graph_tokens": 30},
     "one prompt a chunk": {"ground_tokens": 1},
     "two prompts a chunk": {"ground_tokens": 14},
-    "one row read at a time": {"read_rows": 1},
-    "many packs": {"overhead": 0.0},
     "one pack": {"overhead": 1e9},
     "all at once": {
         "call_tokens": 1, "pack_tokens": 20, "graph_tokens": 20, "ground_tokens": 1, "read_rows": 1,
@@ -173,6 +169,24 @@ def test_what_does_not_fit_is_run_in_halves(monkeypatch, error, most):
     assert max(tried) > most
     for one, other in zip(got, want, strict=True):
         assert_agree(one, other, 1e-11)
+
+
+def test_what_is_held_between_blocks_and_does_not_fit_is_run_in_halves(monkeypatch):
+    game = patch_game(shared_model("llama-bridge"), some_of_all())
+    masks = some_masks(game.n_players, each=4)
+    want = [game(masks), game.gradient(masks[:6])]
+    join, sizes = Engine._join, []
+
+    def limited(self: Engine, layer: int, pack: Any, joining: Any, entrance: Any) -> Any:
+        sizes.append(len(joining))
+        if len(joining) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return join(self, layer, pack, joining, entrance)
+
+    monkeypatch.setattr(Engine, "_join", limited)
+    for one, other in zip([game(masks), game.gradient(masks[:6])], want, strict=True):
+        assert_agree(one, other, 1e-11)
+    assert max(sizes) > 3
 
 
 def test_a_base_run_that_does_not_fit_is_run_in_halves(monkeypatch):
