@@ -146,7 +146,7 @@ def test_a_zero_baseline_is_settled_by_the_adaptive_rule_or_said_not_to_be(
     # It doesn't settle here, and says so and where: thirty norms in a row blow the slope up at 0.
     assert not notes["settled"]
     assert "of the error lies in t = 0 to" in notes["reason"]
-    # Where the path is smooth it settles, in fewer nodes than a fixed rule of that accuracy needs.
+    # Where the path is smooth it settles.
     other = ma.PatchGame(model, prompts, ma.tokens(), TARGET, source=ma.sources.Counterfactual())
     settled = ma.attribute(other, ma.methods.IntegratedGradients(tolerance=1e-3))
     assert settled.provenance["notes"]["settled"]
