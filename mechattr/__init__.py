@@ -54,6 +54,7 @@ _WHERE = {
     "mechattr.transformer.rules": ("RULES", "Rules"),
 }
 _MODULES = {
+    "audit": "mechattr.audit",
     "display": "mechattr.display",
     "faithfulness": "mechattr.faithfulness",
     "methods": "mechattr.methods",
@@ -64,7 +65,7 @@ _MODULES = {
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
 
 if TYPE_CHECKING:
-    from mechattr import display, faithfulness, methods, readings
+    from mechattr import audit, display, faithfulness, methods, readings
     from mechattr.attribution import Attribution
     from mechattr.comparing import Comparison, compare
     from mechattr.errors import (
@@ -122,6 +123,7 @@ __all__ = [
     "UnknownNameError",
     "attention",
     "attribute",
+    "audit",
     "backward_rules",
     "compare",
     "display",

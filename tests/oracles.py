@@ -240,6 +240,12 @@ def log_prob(at: int, answer: int) -> Callable[[Tensor], Tensor]:
     return lambda logits: logits[at, answer] - logits[at].exp().sum().log()
 
 
+def sequence_log_prob(tokens: Tensor, positions: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Of the tokens at some positions of the prompt, each read before it."""
+    own = [log_prob(p % len(tokens) - 1, int(tokens[p])) for p in positions]
+    return lambda logits: torch.stack([read(logits) for read in own]).sum()
+
+
 def prompt_loss(tokens: Tensor) -> Callable[[Tensor], Tensor]:
     def read(logits: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(logits[:-1], tokens[1:])

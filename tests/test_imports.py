@@ -27,6 +27,8 @@ ALLOWED = {
     "transformer": {"errors", "players", "game"},
     # brings methods, transformer and pictures together, as the command line does
     "readings": {"errors", "players", "attribution", "methods", "transformer", "display"},
+    # brings methods and transformer together for one question
+    "audit": {"errors", "players", "game", "attribution", "methods", "progress", "transformer"},
     "training": {"errors", "players", "game"},
     "display": {"errors", "players", "game", "attribution", "faithfulness", "comparing"},
 }
@@ -35,6 +37,7 @@ LAZILY = {
     "attribution": {"display"},
     "faithfulness": {"display"},
     "comparing": {"display", "methods"},
+    "audit": {"display"},
 }
 TOP_FLOOR = {"cli", "__main__", "__init__"}
 

@@ -1,8 +1,9 @@
-"""The command line: ``mechattr demo``, ``attribute``, ``compare``, ``circuit``, and lists of what
-they take: ``models``, ``methods``, ``tasks``.
+"""The command line: ``mechattr demo``, ``attribute``, ``compare``, ``circuit``, ``audit``, and
+lists of what they take: ``models``, ``methods``, ``tasks``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it failed
-while running, 2 the request can't be carried out as given, 130 interrupted.
+while running, 2 the request can't be carried out as given, 3 an audit is beyond a limit of
+--fail-on, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from mechattr.cli.attribute_command import attribute
+from mechattr.cli.audit_command import audit
 from mechattr.cli.circuit_command import circuit
 from mechattr.cli.compare_command import compare
 from mechattr.cli.demo_command import demo
@@ -33,6 +35,7 @@ app.command()(demo)
 app.command(no_args_is_help=True)(attribute)
 app.command(no_args_is_help=True)(compare)
 app.command(no_args_is_help=True)(circuit)
+app.command(no_args_is_help=True)(audit)
 app.command()(models)
 app.command()(methods)
 app.command()(tasks)
@@ -59,8 +62,9 @@ def about(
     Start with [bold]mechattr demo[/bold]: it explains one prediction of a small model on this
     machine and writes a report. Then ask your own question with
     [bold]mechattr attribute[/bold], see what its methods miss with
-    [bold]mechattr compare[/bold], or find the circuit of a task with
-    [bold]mechattr circuit[/bold] (their --help has examples).
+    [bold]mechattr compare[/bold], find the circuit of a task with
+    [bold]mechattr circuit[/bold], or see which passages an answer relied on with
+    [bold]mechattr audit[/bold] (their --help has examples).
     """
 
 

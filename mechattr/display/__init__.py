@@ -7,6 +7,7 @@
     AttentionView, MatrixView       attention patterns and heat maps to point at, offline
     stack({name: attribution})      scores of several methods under one sentence
     report(items, path, title=...)  one self-contained HTML file that works offline
+    audit_page(report, path)        an audit as a page; AuditView, audit_plot, audit_summary too
     terminal.show(attribution)      tables, coloured tokens and a small heat map
 
 What is drawn (a strip of tokens, a heat map, bars) is decided once, in ``views.py``; the other
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from mechattr.display import comparison_terminal as comparison_terminal
     from mechattr.display import terminal as terminal
     from mechattr.display.attention_view import AttentionView as AttentionView
+    from mechattr.display.audit_figures import audit_plot as audit_plot
+    from mechattr.display.audit_report import AuditView as AuditView
+    from mechattr.display.audit_report import audit_page as audit_page
+    from mechattr.display.audit_terminal import audit_summary as audit_summary
     from mechattr.display.comparison_figures import comparison_plot as comparison_plot
     from mechattr.display.comparison_view import comparison_html as comparison_html
     from mechattr.display.comparison_view import comparison_item as comparison_item
@@ -43,9 +48,13 @@ _HOME = {
     "plot": "figures",
     "curve_plot": "figures",
     "AttentionView": "attention_view",
+    "AuditView": "audit_report",
     "MatrixView": "maps",
     "Stack": "stacking",
     "attribution_html": "static",
+    "audit_page": "audit_report",
+    "audit_plot": "audit_figures",
+    "audit_summary": "audit_terminal",
     "comparison_html": "comparison_view",
     "comparison_item": "comparison_view",
     "comparison_plot": "comparison_figures",
@@ -60,10 +69,14 @@ _HOME = {
 }
 __all__ = [
     "AttentionView",
+    "AuditView",
     "Item",
     "MatrixView",
     "Stack",
     "attribution_html",
+    "audit_page",
+    "audit_plot",
+    "audit_summary",
     "comparison_html",
     "comparison_item",
     "comparison_plot",

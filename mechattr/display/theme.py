@@ -59,7 +59,13 @@ def pixels(values: np.ndarray, end: float) -> np.ndarray:
 @cache
 def style() -> str:
     """The style sheet of the views; every rule is under ``.ma-view``."""
-    return files("mechattr.display").joinpath("templates/view.css").read_text("utf-8")
+    return sheet("view")
+
+
+@cache
+def sheet(name: str) -> str:
+    """A style sheet of the templates."""
+    return files("mechattr.display").joinpath(f"templates/{name}.css").read_text("utf-8")
 
 
 @cache

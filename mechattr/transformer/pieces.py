@@ -16,10 +16,11 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 
 from mechattr.errors import InputError
 from mechattr.players import Players
-from mechattr.transformer.prompts import encode
+from mechattr.transformer.prompts import encode, labels_of
 
 _GUARDS = ("\n", "|", "=", "a")
 """What stands before a text that is tokenised as if inside another; the first that doesn't merge
@@ -104,6 +105,48 @@ class Layout:
         lengths = [len(ids) for ids in (self.bos, *self.tokens)]
         return np.repeat([-1, *self.player], lengths)
 
+    def spans(self, tokenizer: Any, name: str) -> tuple[tuple[int, int], ...]:
+        """The characters, (start, end), of each of a player's tokens in its text. Blanks may be
+        left out of them; tokens that make one character together have it each."""
+        part = self._part(name)
+        return tokenised(tokenizer, _text(self.parts[part]), inside=part > 0)[1]
+
+    def text(self, name: str) -> str:
+        """A player's text."""
+        return _text(self.parts[self._part(name)])
+
+    def _part(self, name: str) -> int:
+        return self.player.index(self.players.index(name))
+
+    def within(self, cuts: Mapping[str, Sequence[tuple[Piece, int]]]) -> Layout:
+        """The same tokens with other players: what some of these are cut into. The rest are always
+        there. New players have no replacements.
+
+        cuts: of a player's name, in order, what it is cut into, each with its number of tokens.
+        Raises InputError for cuts that don't have a player's tokens, all and once.
+        """
+        chosen = {self.players.index(name): cut for name, cut in cuts.items()}
+        parts: list[str | Piece] = []
+        tokens: list[np.ndarray] = []
+        for part, ids, player in zip(self.parts, self.tokens, self.player, strict=True):
+            if player not in chosen:
+                parts.append(_text(part))
+                tokens.append(ids)
+                continue
+            sizes = [n_tokens for _, n_tokens in chosen[player]]
+            if min(sizes, default=0) < 1 or sum(sizes) != len(ids):
+                raise InputError(
+                    f"Piece {self.players.names[player]!r} has {len(ids)} tokens; it can't be cut "
+                    f"into pieces of {sizes}."
+                )
+            parts += [piece for piece, _ in chosen[player]]
+            tokens += np.split(ids, np.cumsum(sizes)[:-1])
+        found = [
+            (part, len(ids)) for part, ids in zip(parts, tokens, strict=True) if not _fixed(part)
+        ]
+        others = (None,) * len(found)
+        return Layout(tuple(parts), tuple(tokens), others, _players(found), self.bos)
+
     def prompt(self, present: np.ndarray, *, replace: bool) -> np.ndarray:
         """[position] the tokens with some players absent: cut out, or replaced.
 
@@ -180,14 +223,33 @@ def inner_spans(tokenizer: Any, text: str) -> list[tuple[int, tuple[int, int] | 
     )
 
 
+def tokenised(
+    tokenizer: Any, text: str, *, inside: bool
+) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
+    """A text's token ids, int64, and the characters, (start, end), of each.
+
+    inside: as if after another text.
+    """
+    found = inner_spans(tokenizer, text) if inside else plain_spans(tokenizer, text)
+    tokens = np.array([token for token, _ in found], dtype=np.int64)
+    if all(span is not None for _, span in found):
+        return tokens, tuple((a, b) for _, span in found if span for a, b in [span])
+    return tokens, spans_by_length(tokenizer, tokens)
+
+
+def spans_by_length(tokenizer: Any, tokens: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Each token's characters, from how long its text is."""
+    ends = np.cumsum([len(label) for label in labels_of(tokenizer, torch.as_tensor(tokens))])
+    return tuple(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+
+
 def _adds_blank(tokenizer: Any) -> bool:
     first = tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, "a"))[:1]
     return bool(first) and str(first[0]).startswith(("▁", "Ġ"))
 
 
 def _ids(tokenizer: Any, text: str, *, inside: bool) -> np.ndarray:
-    spans = inner_spans(tokenizer, text) if inside else plain_spans(tokenizer, text)
-    return np.array([token for token, _ in spans], dtype=np.int64)
+    return tokenised(tokenizer, text, inside=inside)[0]
 
 
 def _joined(pieces: Iterable[str | Piece]) -> list[str | Piece]:

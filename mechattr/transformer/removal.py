@@ -41,7 +41,8 @@ class RemovalGame(Game):
     that one run of a mask gives the values of all.
 
     model: a HookedTransformer or TransformerBridge.
-    pieces: in order, texts that are always there and :class:`Piece` for each player.
+    pieces: in order, texts that are always there and :class:`Piece` for each player; or the layout
+        of another game, such as one whose players were cut up (``Layout.within``).
     answer: its text (with the space or line break that it begins with), or its token ids.
     statements: (start, end) characters of the answer, each; None: the whole answer.
     operator: what absence is.
@@ -50,7 +51,8 @@ class RemovalGame(Game):
         present and absent too (a key at mask value m has m times its weight), so that this
         operator has gradients. The last text must be always there: the answer is predicted from it.
         ``"replace"``: the piece's ``replacement`` in its place.
-    prepend_bos: None is the tokenizer's own default; True and False force it. BOS is no player.
+    prepend_bos: None is the tokenizer's own default; True and False force it. BOS is no player. A
+        layout has it in it, or not.
 
     Every piece, and the answer, is tokenised by itself: see ``mechattr.transformer.pieces``, and
     :meth:`as_whole` for whether the tokenizer would do the same with the whole.
@@ -63,7 +65,7 @@ class RemovalGame(Game):
     def __init__(
         self,
         model: Any,
-        pieces: Iterable[str | Piece],
+        pieces: Iterable[str | Piece] | Layout,
         answer: str | Sequence[int],
         *,
         statements: Iterable[Sequence[int]] | None = None,
@@ -76,7 +78,9 @@ class RemovalGame(Game):
         self.operator: Operator = operator
         self.prepend_bos = prepend_bos
         tokenizer = tokenizer_of(model)
-        self.layout = Layout.of(tokenizer, pieces, self.face.d_vocab, prepend_bos)
+        if not isinstance(pieces, Layout):
+            pieces = Layout.of(tokenizer, pieces, self.face.d_vocab, prepend_bos)
+        self.layout = pieces
         self.players = self.layout.players
         self.answer = Answer.of(tokenizer, answer, statements, self.face.d_vocab)
         self._check_layout()

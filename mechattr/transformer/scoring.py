@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mechattr.transformer.gates import Gates
 from mechattr.transformer.memory import Budget, in_pieces
@@ -23,6 +26,9 @@ from mechattr.transformer.trie import END, ROOT, Round, Span, Terms, make_rounds
 CHUNK = 1024
 """The most positions that go through a block at once: attention scores grow with this times the
 length of the prompt, not with its square."""
+
+_AGAIN: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+"""How blocks are run again: nothing in them is drawn at random."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +128,15 @@ class Scorer:
         return out
 
     def graph(self, rows: Continuations) -> Float[Tensor, "row token"]:
-        """The same, with the graph kept, for gradients by what is in the gates; nothing shared."""
+        """The same, with the graph kept, for gradients by what is in the gates; nothing shared.
+
+        Of prompts so long that a graph would go over the budget, it keeps only what each block was
+        given, and the backward pass runs the block again.
+        """
         self._prepare(rows)
         spans = [Span(row, 0, length, ROOT) for row, length in enumerate(rows.lengths)]
-        resid, _ = self._climb(rows, spans, [None] * self.face.n_layers)
+        long = max(rows.lengths) > self.budget.graph_tokens
+        resid, _ = self._climb(rows, spans, [None] * self.face.n_layers, again=long)
         return self._read(resid, spans)
 
     def _prepare(self, rows: Continuations) -> None:
@@ -168,10 +179,18 @@ class Scorer:
         return max(1, most)
 
     def _climb(
-        self, rows: Continuations, spans: Sequence[Span], layers: list[Past | None]
+        self,
+        rows: Continuations,
+        spans: Sequence[Span],
+        layers: list[Past | None],
+        *,
+        again: bool = False,
     ) -> tuple[Float[Tensor, "row position d_model"], list[Past | None]]:
         """Spans up the layers: their last residual streams, and keys and values of all their cells
-        where they are to be kept."""
+        where they are to be kept.
+
+        again: whether blocks are run again in the backward pass rather than kept.
+        """
         face, which = self.face, [span.row for span in spans]
         places = Places.of([span.start for span in spans], face.device)
         window = max(span.window for span in spans)
@@ -179,6 +198,7 @@ class Scorer:
         gates = rows.gates
         if gates is not None:
             gates = gates.take(torch.as_tensor(which, device=face.device))
+        run = partial(checkpoint, run_block_at, **_AGAIN) if again else run_block_at
         outs = []
         for start in range(0, window, self.chunk):
             stop = min(start + self.chunk, window)
@@ -189,9 +209,7 @@ class Scorer:
                 edits = gates.edits(face.n_layers, places, first, last)
             out = resid[:, start:stop]
             for i in range(face.n_layers):
-                out, made = run_block_at(
-                    face, i, out, places, first, layers[i], edits[i], keep=keep
-                )
+                out, made = run(face, i, out, places, first, layers[i], edits[i], keep=keep)
                 layers[i] = made  # of no use above
             outs.append(out)
         self.tokens_run += len(spans) * window

@@ -12,7 +12,12 @@ import torch
 from jaxtyping import Bool
 
 from mechattr.errors import InputError
-from mechattr.transformer.pieces import check_vocabulary, inner_spans, token_array
+from mechattr.transformer.pieces import (
+    check_vocabulary,
+    spans_by_length,
+    token_array,
+    tokenised,
+)
 from mechattr.transformer.prompts import labels_of
 
 
@@ -91,20 +96,10 @@ def _tokenised(
     tokenizer: Any, answer: str | Sequence[int]
 ) -> tuple[str, np.ndarray, tuple[tuple[int, int], ...]]:
     if isinstance(answer, str):
-        found = inner_spans(tokenizer, answer)
-        tokens = np.array([token for token, _ in found], dtype=np.int64)
-        if all(span is not None for _, span in found):
-            return answer, tokens, tuple((a, b) for _, span in found if span for a, b in [span])
-        return answer, tokens, _spans_by_length(tokenizer, tokens)
+        return answer, *tokenised(tokenizer, answer, inside=True)
     tokens = token_array(answer, "The answer")
     text = str(tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False))
-    return text, tokens, _spans_by_length(tokenizer, tokens)
-
-
-def _spans_by_length(tokenizer: Any, tokens: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Each token's characters, from how long its text is."""
-    ends = np.cumsum([len(label) for label in labels_of(tokenizer, torch.as_tensor(tokens))])
-    return tuple(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    return text, tokens, spans_by_length(tokenizer, tokens)
 
 
 def _statement(number: int, pair: Any, text: str) -> tuple[int, int]:

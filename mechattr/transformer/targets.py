@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechattr.errors import InputError
-from mechattr.transformer.prompts import Prompts, token_id
+from mechattr.transformer.prompts import Prompts, find, token_id
 
 Answer = str | int | Sequence[Any] | Tensor
 """One answer for all prompts; a list of one a prompt; or a list of lists, a set a prompt."""
@@ -105,6 +105,22 @@ def loss(answer: Answer | None = None) -> Target:
     prompt's own next tokens, whatever its target position. It falls when the prediction gets
     better."""
     return _Tokens("loss", answer) if answer is not None else _PromptLoss()
+
+
+def sequence_log_prob(sequence: Any) -> Target:
+    """``Σ_t log p(token t | what stands before it)``, in nats, of several tokens that are in the
+    clean prompt itself (teacher forced), whatever its target position.
+
+    sequence: a text of the prompt (its last occurrence: all tokens that hold a part of it) or its
+        positions there, negative ones from the prompt's end; a list of texts, or of lists of
+        positions, is one a prompt. The first token of a prompt, which nothing predicts, can't be
+        among them.
+
+    A run on another prompt (a counterfactual) is read at the same positions and for the same
+    tokens. So they must not be a player's, whose absence would then change what comes before the
+    next of them.
+    """
+    return _Sequence(sequence)
 
 
 def custom(function: Callable[..., Tensor], label: str | None = None) -> Target:
@@ -277,6 +293,83 @@ class _PromptLoss(Target):
             return -torch.where(keep, scores, 0).sum(1) / keep.sum(1)
 
         return BoundTarget(self.label, positions, None, value)
+
+
+@dataclass(frozen=True)
+class _Sequence(Target):
+    sequence: Any
+
+    @property
+    def label(self) -> str:
+        return f"sequence_log_prob({_show(self.sequence)})"
+
+    def bind(self, prompts: Prompts, tokenizer: Any, d_vocab: int) -> BoundTarget:
+        places = [
+            _places(given, labels, i)
+            for i, (given, labels) in enumerate(
+                zip(_one_each(self.sequence, len(prompts)), prompts.labels, strict=True)
+            )
+        ]
+        width = max(len(one) for one in places)
+        at = torch.tensor([one + one[-1:] * (width - len(one)) for one in places])
+        real = torch.tensor([[k < len(one) for k in range(width)] for one in places])
+        ids = torch.stack([row[of] for row, of in zip(prompts.tokens, at, strict=True)])
+        wanted, counted = _Table(ids), _Table(real)
+
+        def value(logits: Tensor, prompt: Tensor, clean: Tensor | None) -> Tensor:
+            own = wanted.on(logits.device)[prompt][..., None]  # [row, read, 1]
+            scores = logits.gather(2, own)[..., 0] - logits.logsumexp(-1)
+            return torch.where(counted.on(logits.device)[prompt], scores, 0).sum(1)
+
+        facts = {
+            "sequence_ids": [
+                row[one].tolist() for row, one in zip(prompts.tokens, places, strict=True)
+            ]
+        }
+        return BoundTarget(self.label, at - 1, None, value, facts=facts)
+
+
+def _one_each(sequence: Any, n_prompts: int) -> list[Any]:
+    """One sequence a prompt: a text, or positions."""
+    given = _unwrapped(sequence)
+    if isinstance(given, str) or (
+        isinstance(given, (Sequence, range)) and given and isinstance(given[0], Integral)
+    ):
+        return [given] * n_prompts
+    if not isinstance(given, Sequence) or len(given) != n_prompts:
+        raise InputError(
+            f"The sequence is {sequence!r}; expected a text of the prompt, its positions there, or "
+            f"a list of one of these a prompt ({n_prompts})."
+        )
+    return [_unwrapped(one) for one in given]
+
+
+def _places(given: Any, labels: tuple[str, ...], prompt: int) -> list[int]:
+    """[token] positions of a sequence in a prompt, none of them 0."""
+    if isinstance(given, str):
+        found = list(find(labels, given, -1, prompt))
+    elif not isinstance(given, Sequence) or not all(
+        isinstance(p, Integral) and not isinstance(p, bool) for p in given
+    ):
+        raise InputError(f"Prompt {prompt}: its sequence is {given!r}; expected text or positions.")
+    else:
+        outside = [p for p in given if not -len(labels) <= p < len(labels)]
+        if outside:
+            raise InputError(
+                f"The sequence's position {outside[0]} is outside prompt {prompt}, which has "
+                f"{len(labels)} tokens."
+            )
+        found = sorted(int(p) % len(labels) for p in given)
+    if not found or len(set(found)) < len(found):
+        raise InputError(
+            f"Prompt {prompt}: its sequence {given!r} is empty or names a position twice."
+        )
+    if found[0] == 0:
+        raise InputError(
+            f"Prompt {prompt}: its sequence {given!r} has the prompt's first token, "
+            f"{labels[0]!r}, which nothing predicts. Leave it out, or prepend BOS."
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -164,3 +164,19 @@ def test_sensitivity_on_base_source_with_a_value_source(source):
     game = patch_game(model, ma.heads() + ma.mlps(), source=sources(model)[source], base="source")
     mask = soft(game.n_players, source)
     assert_agree(game.sensitivity(mask)[0, 0], reference(game).sensitivity(mask))
+
+
+@pytest.mark.parametrize("name", ["llama-bridge", f"gpt2-{oracles.CLASSES[0]}"])
+@pytest.mark.parametrize("base", ["clean", "source"])
+def test_mask_gradient_of_a_target_read_at_several_positions(name, base):
+    players = ma.tokens() + ma.heads(per_position=True) + ma.mlps()
+    target = ma.targets.sequence_log_prob([4, 6, 7])
+    game = patch_game(shared_model(name), players, target=target, base=base)
+    check_gradient(game, name + base)
+    mask = soft(game.n_players, "norms")
+    read = oracles.sequence_log_prob(game.prompts.tokens[0], [4, 6, 7])
+    norms = reference(game, read=read).sensitivity(mask)
+    assert_agree(game.sensitivity(mask[None])[0, 0], norms, 1e-8)
+    # what comes after the last of them, or only feeds it, has no part in it
+    late = [i for i, p in enumerate(game.players.coords["position"]) if p is not None and p >= 7]
+    assert not game.gradient(mask[None])[0, 0, late].any()

@@ -181,6 +181,9 @@ def test_players_at_other_positions_in_each_prompt(base, source):
 # --- targets --------------------------------------------------------------------------------------
 
 ANSWERS = ([40, 41], [7], [7, 8, 9])
+SEQUENCES = ((4, 6, 7), (-1, 2), (-2,))
+"""Positions of each prompt, of several numbers."""
+
 TARGETS: dict[str, tuple[Any, Any]] = {
     # what is given, and per prompt p (tokens t, position a, the clean run's logits c) what it means
     "logit": (
@@ -208,6 +211,10 @@ TARGETS: dict[str, tuple[Any, Any]] = {
     "loss of an answer": (
         ma.targets.loss([7, 8, 9]),
         lambda p, t, a, c: lambda x: -oracles.log_prob(a, 7 + p)(x),
+    ),
+    "sequence of tokens": (
+        ma.targets.sequence_log_prob([list(s) for s in SEQUENCES]),
+        lambda p, t, a, c: oracles.sequence_log_prob(t, SEQUENCES[p]),
     ),
     "loss over the whole prompt": (ma.targets.loss(), lambda p, t, a, c: oracles.prompt_loss(t)),
     "kl": (ma.targets.kl(), lambda p, t, a, c: oracles.kl(a, c)),

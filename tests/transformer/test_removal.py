@@ -430,6 +430,75 @@ def test_tokens_belong_to_the_statement_of_their_first_letter():
     ]  # fmt: skip
 
 
+# --- pieces of pieces ---------------------------------------------------------------------------
+
+
+def cut_up(name: str, operator: Any) -> RemovalGame:
+    """B's tokens as players: " John", " sat on", " the mat.": A, C and D are always there."""
+    whole = make(name).layout
+    parts = [(Piece("b1", " John"), 1), (Piece("b2", " sat on"), 2), (Piece("b3", " the mat."), 3)]
+    return make(name, operator, pieces=whole.within({"b": parts}))
+
+
+@FEW
+@pytest.mark.parametrize("operator", ["remove", "mask"])
+def test_a_piece_can_be_cut_up(name, operator):
+    model = shared_model(name)
+    game, uncut = cut_up(name, operator), make(name, operator)
+    assert game.players.names == ("b1", "b2", "b3")
+    assert game.players.coords["n_tokens"] == (1, 2, 3)
+    assert torch.equal(game.prompt_tokens([1, 1, 1]), uncut.prompt_tokens([1, 1, 1, 1]))
+    assert_agree(game([[1, 1, 1]]), uncut([[1, 1, 1, 1]]))
+    masks = torch.tensor(list(itertools.product([0, 1], repeat=3)))
+    before, after = ids(model, "When" + A.text), ids(model, " and Mary Mary Anna gave a")
+    want = []
+    for mask in masks.tolist():
+        here = [1, 1, 1] if operator == "mask" else mask
+        own = [
+            ids(model, text)
+            for text, there in zip((" John", " sat on", " the mat."), here, strict=True)
+            if there
+        ]
+        prompt = torch.tensor([*before, *itertools.chain(*own), *after])
+        hooks = []
+        if operator == "mask":
+            owner = torch.full_like(prompt, -1)
+            owner[len(before) : len(before) + 6] = torch.tensor([0, 1, 1, 2, 2, 2])
+            hooks = [closing(owner, mask, len(prompt) + 7)]
+        want.append(plain(model, prompt, hooks))
+    assert_agree(game.token_log_probs(masks), torch.stack(want))
+    # with all of it cut out, as without the whole
+    if operator == "remove":
+        assert_agree(game([[0, 0, 0]]), uncut([[1, 0, 1, 1]]))
+
+
+def test_what_is_cut_up_keeps_its_tokens():
+    """The tokenizer makes one token of what is cut in two here, and of two texts side by side."""
+    tokenizer = tiny.tiny_tokenizer(extra_words=["landing"])
+    model = tiny.tiny_bridge("llama", tokenizer=tokenizer)
+    pieces: list[str | Piece] = ["When ", Piece("a", "land"), Piece("b", "ing the"), " the"]
+    whole = RemovalGame(model, pieces, ANSWER).layout
+    cut = whole.within({"b": [(Piece("b1", "ing"), 1), (Piece("b2", " the"), 1)]})
+    game = RemovalGame(model, cut, ANSWER)
+    assert game.prompt_tokens([1, 1]).tolist() == whole.full.tolist()
+    # "land" isn't a player any more, nor is it joined to the text before it
+    assert game.prompt_tokens([0, 1]).tolist() == np.delete(whole.full, 3).tolist()
+    assert not game.as_whole([[1, 1]])[0]
+    assert game.as_whole([[0, 1]])[0]
+    assert whole.text("b") == "ing the"
+    assert whole.spans(tokenizer, "b") == ((0, 3), (3, 7))
+    assert cut.digest() != whole.digest()
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (3, 4), (0, 6), ()])
+def test_cuts_must_fit(sizes):
+    cut = [(Piece(f"b{i}", "x"), n) for i, n in enumerate(sizes)]
+    with pytest.raises(ma.InputError, match=r"'b' has 6 tokens; it can't be cut into .*\["):
+        make(ONE[0]).layout.within({"b": cut})
+    with pytest.raises(ma.UnknownNameError, match="'e'"):
+        make(ONE[0]).layout.within({"e": [(A, 5)]})
+
+
 # --- gradients ------------------------------------------------------------------------------------
 
 
@@ -451,6 +520,31 @@ def test_gradients_of_masked_attention(name):
             slopes[..., player], (game(up) - game(down)) / width, rtol=1e-4, atol=1e-5
         )
     assert float(slopes.abs().min()) > 1e-4
+
+
+@FEW
+@pytest.mark.parametrize("chunk", [1024, 5])
+def test_gradients_of_prompts_too_long_for_a_graph(name, chunk, monkeypatch):
+    """Blocks are run again in the backward pass, not kept: the same to the last digit."""
+    masks = torch.tensor([[0.3, 1, 0.6, 0], [1, 1, 1, 1]], dtype=torch.float64)
+    kept, again = shared(make(name, "mask"), graph_tokens=999), make(name, "mask")
+    kept.scorer.chunk = again.scorer.chunk = chunk
+    shared(again, graph_tokens=10)
+    calls: list[int] = []
+    run = Face.run_block
+
+    def count(self: Face, layer: int, resid: Tensor, *args: Any, **settings: Any) -> Any:
+        calls.append(len(resid))
+        return run(self, layer, resid, *args, **settings)
+
+    monkeypatch.setattr(Face, "run_block", count)
+    want = kept.value_and_gradient(masks)
+    n_kept = len(calls)
+    got = again.value_and_gradient(masks)
+    assert_agree(got[0], want[0], 1e-12)
+    assert_agree(got[1], want[1], 1e-12)
+    # one row at a time, and each block again for each of the three statements
+    assert len(calls) - n_kept == 2 * 4 * n_kept
 
 
 @pytest.mark.parametrize("operator", ["remove", "replace"])

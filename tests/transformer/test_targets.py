@@ -272,6 +272,77 @@ class TestPromptLoss:
             targets.loss().bind(prompts, tokenizer, len(tokenizer))
 
 
+class TestSequence:
+    """Σ log p of tokens of the prompt itself. ``TEXTS`` are 6, 3 and 6 tokens long."""
+
+    @pytest.mark.parametrize(
+        ("sequence", "positions"),
+        [
+            ([[2, 4, 5], [-1], [1, -2]], [[2, 4, 5], [2], [1, 4]]),
+            ([-1, 1], [[1, 5], [1, 2], [1, 5]]),
+            (range(1, 3), [[1, 2]] * 3),
+            ([" on the", "was", "Mary went"], [[3, 4], [2], [1, 2]]),
+            ([np.array([1, 2]), torch.tensor([1]), (3,)], [[1, 2], [1], [3]]),
+        ],
+    )
+    def test_it_is_the_sum_over_its_tokens(self, prompts, tokenizer, sequence, positions):
+        target = targets.sequence_log_prob(sequence)
+        bound = target.bind(prompts, tokenizer, len(tokenizer))
+        generator = torch.Generator().manual_seed(1)
+        every = torch.randn(3, 6, len(tokenizer), generator=generator, dtype=torch.float64)
+        read = torch.stack([every[p][bound.positions[p]] for p in ROWS.tolist()])
+        want = []
+        for p in ROWS.tolist():
+            row = prompts.tokens[p].tolist()
+            want.append(sum(math.log(p_of(every[p, k - 1])[row[k]]) for k in positions[p]))
+        close(bound.value(read, ROWS, None), want)
+        for p, own in enumerate(positions):
+            assert sorted({k + 1 for k in bound.positions[p].tolist()}) == own
+        ids = [
+            [int(row[k]) for k in own] for row, own in zip(prompts.tokens, positions, strict=True)
+        ]
+        assert bound.facts == {"sequence_ids": ids}
+        assert (bound.columns, bound.needs_clean) == (None, False)
+        assert torch.autograd.gradcheck(
+            lambda x: bound.value(x, ROWS, None), read.requires_grad_(True)
+        )
+
+    def test_a_text_is_found_where_it_comes_last(self, tokenizer):
+        model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(d_vocab=len(tokenizer)))
+        prompts = Prompts.from_texts(model, "The cat sat on the cat")
+        bound = targets.sequence_log_prob(" cat").bind(prompts, tokenizer, len(tokenizer))
+        assert bound.positions.tolist() == [[4]]
+
+    @pytest.mark.parametrize(
+        ("sequence", "message"),
+        [
+            ("The cat", "Prompt 0: .*first token, 'The', which nothing predicts"),
+            ([0], "Prompt 0: .*nothing predicts"),
+            ([-3], "Prompt 1: .*first token, 'The'"),
+            ([1, 3], "position 3 is outside prompt 1, which has 3 tokens"),
+            ([[1], [1, -2], [1]], r"Prompt 1: its sequence \[1, -2\] is empty or names a position"),
+            ([[1], [], [1]], r"Prompt 1: its sequence \[\] is empty"),
+            ([[1], [True], [1]], r"Prompt 1: its sequence is \[True\]; expected text or positions"),
+            ([[1], 2, [1]], "Prompt 1: its sequence is 2"),
+            ([[1], [1]], r"one of these a prompt \(3\)"),
+            ([], "expected a text"),
+            (None, "The sequence is None"),
+            (" drink", "has 0 occurrences of ' drink'"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, prompts, tokenizer, sequence, message):
+        with pytest.raises(InputError, match=message):
+            targets.sequence_log_prob(sequence).bind(prompts, tokenizer, len(tokenizer))
+
+    def test_the_whole_prompt_is_its_loss(self):
+        model = shared_model("llama-bridge")
+        whole = patch_game(model, ma.heads(), target=ma.targets.sequence_log_prob(range(1, 9)))
+        loss = patch_game(model, ma.heads(), target=ma.targets.loss())
+        masks = some_masks(whole.n_players)
+        assert_agree(whole(masks), -8 * loss(masks))
+        assert_agree(whole.gradient(masks), -8 * loss.gradient(masks))
+
+
 class TestCustom:
     def test_a_function_of_the_logits(self, prompts, tokenizer, logits):
         def margin(logits):
@@ -326,6 +397,8 @@ class TestLabels:
             (targets.kl(), "KL(clean || run)"),
             (targets.loss(), "loss(prompt)"),
             (targets.loss(" cat"), "loss(' cat')"),
+            (targets.sequence_log_prob(" cat sat"), "sequence_log_prob(' cat sat')"),
+            (targets.sequence_log_prob([4, 5, 6]), "sequence_log_prob([4, 5, ...])"),
         ],
     )
     def test_label(self, target, label):

@@ -1,0 +1,2 @@
+"""Question sets about invented facts, whose sources are known by construction, and how well an
+audit finds them."""

@@ -1,0 +1,196 @@
+"""The effects of one question's passages: every mask that the audit asks a game for, and what
+follows from the values.
+
+The game is :class:`mechattr.RemovalGame`: players are the passages (or their sentences), its prompt
+axis the statements of the answer, so that one run of a mask gives the values of all statements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from mechattr.audit.joint import minimal_groups
+from mechattr.audit.plan import Plan
+from mechattr.methods import attribute, designs
+from mechattr.methods.shapley import ExactShapley, Shapley
+from mechattr.transformer.removal import RemovalGame
+
+Rows = Bool[np.ndarray, "mask player"]
+
+
+class Known:
+    """A game whose masks are evaluated once: asked again, a mask is free.
+
+    besides: masks that the game was asked for by others, such as for Shapley values.
+    """
+
+    def __init__(self, game: RemovalGame):
+        self.game = game
+        self._found: dict[bytes, np.ndarray] = {}
+        self.besides = 0
+
+    @property
+    def n_forwards(self) -> int:
+        """Different masks so far, and what was spent besides: forward passes, had each been run by
+        itself."""
+        return len(self._found) + self.besides
+
+    @property
+    def masks(self) -> Rows:
+        """All of them, in the order in which they were asked for."""
+        rows = [np.frombuffer(key, bool) for key in self._found]
+        return np.stack(rows)
+
+    def tokens(self, masks: Rows) -> Float[np.ndarray, "mask token"]:
+        """log p of each of the answer's tokens at each mask; what isn't known, in one call."""
+        masks = np.atleast_2d(np.asarray(masks, bool))
+        missing = {row.tobytes(): row for row in masks if row.tobytes() not in self._found}
+        if missing:
+            rows = torch.from_numpy(np.stack(list(missing.values())))
+            values = self.game.token_log_probs(rows).numpy()
+            self._found.update(zip(missing, values, strict=True))
+        return np.stack([self._found[row.tobytes()] for row in masks])
+
+    def statements(self, tokens: Float[np.ndarray, "mask token"]) -> np.ndarray:
+        """[mask, statement] the sums over each statement's tokens."""
+        return tokens @ self.game.answer.members.T.astype(float)
+
+    def __call__(self, masks: Rows) -> Float[np.ndarray, "mask statement"]:
+        return self.statements(self.tokens(masks))
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What one operator shows of one question, in nats; n players, S statements, T answer tokens.
+
+    full, none: [S] log p of each statement with all passages, and with none.
+    necessity: [S, n] ``v(N) − v(N∖j)``. sufficiency: [S, n] ``v({j}) − v(∅)``.
+    surrogate: [S, n] a plane's slopes through random masks; ci95: [S, n, 2]; lds: [S].
+    groups: of each statement, redundant sets: players that are worth more together than the sum of
+        their necessities, each with what it is worth; see ``joint.py``.
+    tokens_full, tokens_none: [T] log p of each answer token.
+    masks, values: every mask that was evaluated, [mask, n], and its values, [mask, S].
+    shapley, shapley_stderr: [S, n], where asked for.
+    """
+
+    operator: str
+    full: np.ndarray
+    none: np.ndarray
+    necessity: np.ndarray
+    sufficiency: np.ndarray
+    surrogate: np.ndarray
+    ci95: np.ndarray
+    lds: np.ndarray
+    groups: list[list[dict[str, Any]]]
+    tokens_full: np.ndarray
+    tokens_none: np.ndarray
+    masks: np.ndarray
+    values: np.ndarray
+    shapley: np.ndarray | None = None
+    shapley_stderr: np.ndarray | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON; None where a number isn't defined; a mask is a text of 0 and 1."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        found["masks"] = ["".join("01"[here] for here in row) for row in self.masks.astype(int)]
+        return {k: _plain(v) for k, v in found.items() if v is not None}
+
+
+def effects(known: Known, plan: Plan, rng: np.random.Generator) -> Effects:
+    """Every effect of one game's players on each statement.
+
+    Cost: 2n + 2 masks and the surrogate's rows, equal ones once, in one call; a few more where
+    passages may be redundant; ``plan.shapley``.
+    """
+    game = known.game
+    n = game.n_players
+    masks, fit = basic(n), plan.fit(n)
+    assert fit.samples is not None
+    design = designs.draw(fit.design, rng, n, fit.samples, fit.keep, fit.ends)
+    tokens = known.tokens(np.concatenate([masks, design.masks]))
+    values = known.statements(tokens)
+    full, none = values[0], values[1]
+    necessity = (full - values[2 : 2 + n]).T
+    line = fit.of(design, values[len(masks) :], game.target_lengths, None, rng)
+    surrogate = line.values
+    groups = _redundant(known, full - none, necessity, surrogate, plan)
+    shapley, stderr = _shapley(known, plan) if plan.shapley else (None, None)
+    return Effects(
+        operator=game.operator,
+        full=full,
+        none=none,
+        necessity=necessity,
+        sufficiency=(values[2 + n : 2 + 2 * n] - none).T,
+        surrogate=surrogate,
+        ci95=np.array(line.notes["ci95"], float),
+        lds=np.array(line.notes["lds"], float),
+        groups=groups,
+        tokens_full=tokens[0],
+        tokens_none=tokens[1],
+        masks=known.masks,
+        values=known(known.masks),
+        shapley=shapley,
+        shapley_stderr=stderr,
+    )
+
+
+def basic(n: int) -> Rows:
+    """N, ∅, each player left out, each player alone."""
+    eye = np.eye(n, dtype=bool)
+    return np.concatenate([[[True] * n, [False] * n], ~eye, eye])
+
+
+def _redundant(
+    known: Known,
+    context: Float[np.ndarray, " statement"],
+    necessity: Float[np.ndarray, "statement player"],
+    surrogate: Float[np.ndarray, "statement player"],
+    plan: Plan,
+) -> list[list[dict[str, Any]]]:
+    """Each statement's redundant sets: what a set is worth together beyond what its members are
+    worth one by one is hidden from leave-one-out."""
+    n = known.game.n_players
+    full = known(np.ones((1, n), bool))[0]
+    every = []
+    for s in range(len(context)):
+        alone = np.maximum(necessity[s], 0)
+
+        def worth(sets: list[frozenset[int]], s: int = s) -> np.ndarray:
+            masks = np.array([[j not in out for j in range(n)] for out in sets])
+            return full[s] - known(masks)[:, s]
+
+        def hidden(sets: list[frozenset[int]], alone: np.ndarray = alone) -> np.ndarray:
+            return worth(sets) - np.array([alone[sorted(out)].sum() for out in sets])
+
+        found: list[frozenset[int]] = []
+        if context[s] > plan.tau:
+            ranked = map(int, np.argsort(-surrogate[s], kind="stable"))
+            open_ = [j for j in ranked if necessity[s, j] < plan.carried * context[s]]
+            found, _ = minimal_groups(hidden, open_, plan.hidden_threshold(context[s]))
+        every.append([{"players": sorted(g), "effect": float(worth([g])[0])} for g in found])
+    return every
+
+
+def _shapley(known: Known, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Exact where the evaluations are enough for all subsets."""
+    game = known.game
+    before = game.evaluations
+    every = 2**game.n_players <= plan.shapley
+    method = ExactShapley() if every else Shapley()
+    found = attribute(game, method, budget=plan.shapley, seed=plan.seed, progress=False)
+    known.besides += (game.evaluations - before) // game.n_prompts
+    errors = found.draw_stderr
+    return found.values, np.zeros_like(found.values) if errors is None else errors
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,47 @@
+"""What a passage does while what carries the statement is there: its effect given the support.
+
+A passage's necessity is one difference between two prompts, and any change of a prompt moves a log
+probability. Averaged over contexts, what is its own remains. Contexts without the passages that
+carry the statement say nothing of that: there, whatever resembles them is worth something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+
+def upper_given(
+    masks: Bool[np.ndarray, "mask player"],
+    values: Float[np.ndarray, " mask"],
+    support: Collection[int],
+    groups: Sequence[Collection[int]],
+    level: float,
+) -> Float[np.ndarray, " player"]:
+    """Upper bounds, at ``level`` one-sided, of each player's effect given the support, nats.
+
+    The slopes of a least-squares plane through the values of the masks that hold all of
+    ``support`` and a member of each of ``groups``, and t-quantiles of their standard errors
+    (residuals alike). +∞ for the players of support and groups, and where such masks are too few
+    (fewer than two more than unknowns), or say nothing of a player.
+    """
+    upper = np.full(masks.shape[1], np.inf)
+    held = masks[:, sorted(support)].all(1)
+    for group in groups:
+        held &= masks[:, sorted(group)].any(1)
+    taken = set(support).union(*groups)
+    seen = masks[held].astype(float)
+    free = [j for j in range(masks.shape[1]) if j not in taken and np.ptp(seen[:, j], axis=0) > 0]
+    spare = len(seen) - len(free) - 1
+    if not free or spare < 2:
+        return upper
+    plane = np.column_stack([np.ones(len(seen)), seen[:, free]])
+    inverse = np.linalg.pinv(plane.T @ plane)
+    slopes = inverse @ plane.T @ values[held]
+    residual = values[held] - plane @ slopes
+    errors = np.sqrt(np.diag(inverse) * (residual @ residual) / spare)
+    upper[free] = (slopes + stats.t.ppf(level, spare) * errors)[1:]
+    return upper
