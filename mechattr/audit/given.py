@@ -25,8 +25,9 @@ def upper_given(
 
     The slopes of a least-squares plane through the values of the masks that hold all of
     ``support`` and a member of each of ``groups``, and t-quantiles of their standard errors
-    (residuals alike). +∞ for the players of support and groups, and where such masks are too few
-    (fewer than two more than unknowns), or say nothing of a player.
+    (residuals alike). With two or three passages there are too few such masks for that (fewer than
+    two more than unknowns): where they are all there are, the largest effect in any of them.
+    +∞ for the players of support and groups, and where nothing is known of a player.
     """
     upper = np.full(masks.shape[1], np.inf)
     held = masks[:, sorted(support)].all(1)
@@ -34,9 +35,12 @@ def upper_given(
         held &= masks[:, sorted(group)].any(1)
     taken = set(support).union(*groups)
     seen = masks[held].astype(float)
-    free = [j for j in range(masks.shape[1]) if j not in taken and np.ptp(seen[:, j], axis=0) > 0]
+    free = [j for j in range(masks.shape[1]) if j not in taken and 0 < seen[:, j].sum() < len(seen)]
     spare = len(seen) - len(free) - 1
-    if not free or spare < 2:
+    if not free:
+        return upper
+    if spare < 2:
+        upper[free] = _largest(masks[held], values[held], free)
         return upper
     plane = np.column_stack([np.ones(len(seen)), seen[:, free]])
     inverse = np.linalg.pinv(plane.T @ plane)
@@ -45,3 +49,22 @@ def upper_given(
     errors = np.sqrt(np.diag(inverse) * (residual @ residual) / spare)
     upper[free] = (slopes + stats.t.ppf(level, spare) * errors)[1:]
     return upper
+
+
+def _largest(
+    masks: Bool[np.ndarray, "mask player"], values: Float[np.ndarray, " mask"], free: list[int]
+) -> Float[np.ndarray, " free"]:
+    """The largest effect of each free player in any context, where all subsets are known."""
+    known = {row.tobytes(): value for row, value in zip(masks[:, free], values, strict=True)}
+    if len(known) < 2 ** len(free):
+        return np.full(len(free), np.inf)
+    every = np.array([np.frombuffer(key, bool) for key in known])
+    largest = []
+    for k in range(len(free)):
+        there = every[every[:, k]]
+        without = there & (np.arange(len(free)) != k)
+        effects = [
+            known[a.tobytes()] - known[b.tobytes()] for a, b in zip(there, without, strict=True)
+        ]
+        largest.append(max(effects))
+    return np.array(largest)

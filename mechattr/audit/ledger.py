@@ -80,20 +80,32 @@ class Ledger:
     def _check(self, path: Path, first: bytes) -> None:
         try:
             header = json.loads(first)
-        except ValueError as error:
+        except ValueError:
+            header = None
+        if not isinstance(header, dict):
             raise InputError(
                 f"{path} isn't a file of measurements of an audit. Give another --out."
-            ) from error
-        keys = sorted({*header, *self._header} if isinstance(header, dict) else {"header"})
-        differ = [
-            k for k in keys if not isinstance(header, dict) or header.get(k) != self._header.get(k)
-        ]
+            )
+        there, here = _flat(header), _flat(self._header)
+        differ = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
         if differ:
             what = "; ".join(
-                f"{k}: there {json.dumps(header.get(k))}, here {json.dumps(self._header.get(k))}"
+                f"{k}: there {json.dumps(there.get(k))}, here {json.dumps(here.get(k))}"
                 for k in differ
             )
+            hint = ""
+            if "swaps" in differ:
+                hint = (
+                    " A number of swaps of your own doesn't depend on how many records there are."
+                )
             raise InputError(
                 f"{path} holds measurements of another run ({what}). Give another --out, or start "
-                f"again with fresh=True (--fresh), which overwrites them."
+                f"again with fresh=True (--fresh), which overwrites them.{hint}"
             )
+
+
+def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
+    """With each of the settings by its own name; what they came to goes before what was asked."""
+    settings = header.get("settings")
+    flat = {k: v for k, v in header.items() if k != "settings"}
+    return {**settings, **flat} if isinstance(settings, Mapping) else dict(header)

@@ -40,10 +40,11 @@ class Plan:
         ``strong`` (ln 10). share: and it must be this part of the whole context effect.
     alpha: level of the tests. control: whether "p" or "q" is held against it.
     explained: the part of a statement's surprise, −log p without passages, that the context must
-        take away to help. carried: the part of the context effect that one passage, or one
-        redundant set, must account for. hidden: the part that a set must be worth beyond what its
-        members are worth one by one, to be redundant. memory: a statement is likely where its mean
-        log p a token is at least this (−ln 2: its tokens are more likely than not).
+        take away to help. part: of the context effect, what a passage or a redundant set must be
+        worth to be one of its main parts, and what a set must be worth beyond what its members are
+        worth one by one, to be redundant. carried: what the main parts must add up to.
+    memory: a statement is likely where its mean log p a token is at least this (−ln 2: its tokens
+        are more likely than not).
     seed: of masks, swaps and bootstrap. Each question's draws depend on it and the question's id
         only, not on the other questions.
     """
@@ -64,8 +65,8 @@ class Plan:
     alpha: float = 0.05
     control: str = "p"
     explained: float = 0.1
+    part: float = 0.25
     carried: float = 0.5
-    hidden: float = 0.25
     memory: float = -math.log(2)
     seed: int = 0
     max_new_tokens: int = 96
@@ -117,7 +118,7 @@ class Plan:
             ),
             f"got explained={self.explained}; expected a part, 0 to 1": not 0 <= self.explained < 1,
             f"got carried={self.carried}; expected a part, 0 to 1": not 0 <= self.carried <= 1,
-            f"got hidden={self.hidden}; expected a part, 0 to 1": not 0 <= self.hidden < 1,
+            f"got part={self.part}; expected a part, 0 to 1": not 0 <= self.part < 1,
             f"got memory={self.memory}; expected a log probability, at most 0": self.memory > 0,
             f"got alpha={self.alpha}; expected a level between 0 and 1": not 0 < self.alpha < 1,
             f"got max_new_tokens={self.max_new_tokens}; expected at least 1": (
@@ -142,7 +143,7 @@ class Plan:
 
     def hidden_threshold(self, context_effect: float) -> float:
         """Nats that a set must be worth beyond its members, to be redundant."""
-        return max(self.tau, self.hidden * context_effect)
+        return max(self.tau, self.part * context_effect)
 
     def n_swaps(self, n_questions: int) -> int:
         """Off-topic passages a question; a passage, where the null is per passage. A small run

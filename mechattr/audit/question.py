@@ -78,7 +78,7 @@ class Question:
         up_to: a statement's number: it alone is scored, and those before it are players too.
         """
         pieces = self._with(texts or {}, replacements or {})
-        answer, spans = self._answer()
+        answer, spans = self.scored()
         if up_to is not None:
             starts = [0, *(start for start, _ in spans[1:])]
             for r in range(up_to):
@@ -108,7 +108,7 @@ class Question:
             pieces.append(piece)
         return pieces
 
-    def _answer(self) -> tuple[str, list[tuple[int, int]]]:
+    def scored(self) -> tuple[str, list[tuple[int, int]]]:
         """The scored text as it follows the prompt, and its statements' characters in it."""
         lead = self.framed.lead
         spans = [
@@ -118,7 +118,7 @@ class Question:
 
     def highlights(self, method: str) -> list[dict[str, Any]]:
         """What each statement takes from each player, token by token; see ``drilling.py``."""
-        answer, spans = self._answer()
+        answer, spans = self.scored()
         own = {text["pid"]: text["text"] for text in self.texts}
         found = drilling.highlights(
             self.model,

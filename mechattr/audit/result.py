@@ -24,7 +24,7 @@ from mechattr.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_RULES = ("tau", "strong", "share", "explained", "carried", "hidden", "memory", "alpha", "control")
+_RULES = ("tau", "strong", "share", "explained", "part", "carried", "memory", "alpha", "control")
 """Settings that the report's legend tells."""
 
 DRAWS = 2000
@@ -184,6 +184,9 @@ class Audit:
     def _notes(self) -> list[str]:
         found = []
         smallest = min((band["n"] for band in self._null()["bands"]), default=0)
+        if self.plan.null == "per passage":
+            own = [len(q["effects"][0]["swaps"]) // len(q["passages"]) for q in self.questions]
+            smallest = min(own, default=0)
         if 0 < smallest < round(1 / self.plan.alpha) - 1:
             found.append(
                 f"The null has only {smallest} effects, so that no p can reach {self.plan.alpha}: "

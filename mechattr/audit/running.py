@@ -60,12 +60,12 @@ def run(
     usable = [isinstance(entry, Record) for entry in read(source)]
     if not usable:
         raise InputError("There is no record: the source is empty.")
+    files = Files.of(out)  # what is wrong with it is said before the model is loaded
     loaded = _loaded(model)
     texts = OffTopic() if off_topic is None else OffTopic(off_topic)
     measurer = Measurer(loaded, chosen, texts, chosen.n_swaps(sum(usable)))
-    files = Files.of(out)
     facts = depends_on(loaded, chosen, texts, measurer.swaps)
-    ledger = Ledger(files and files.measured, facts, fresh=fresh)
+    ledger = Ledger(files.measured if files else None, facts, fresh=fresh)
     questions, problems = _measured(read(source), measurer, ledger, len(usable), progress)
     audit = Audit.of(questions, problems, chosen, facts, entails)
     if files:

@@ -9,8 +9,9 @@ A passage is
   does; p, or q, at most α): "cited and used" or "used but uncited"; "supported" where the cited
   passages that are used also entail the statement;
 - **redundant support** where it is in a set that is worth more together than the sum of its
-  members' necessities, by ``hidden`` · C and τ at least, and more than chance: another passage says
-  the same. It goes before "used" unless the passage by itself carries the statement;
+  members' necessities, by ``part`` · C and τ at least, and more than chance: another passage says
+  the same. A used passage in such a set is redundant where its necessity is less than its share of
+  what the set hides;
 - **cited but unused** where it is cited, and both effects are below h: its necessity, and the upper
   bound of its effect given the passages that are used (see ``given.py``). That p is large isn't
   enough;
@@ -18,9 +19,9 @@ A passage is
 - **inconclusive** where it is cited and none of these.
 
 A statement is helped by its context where C is above τ and at least ``explained`` of the surprise
-−E, and one used passage or redundant set carries it: accounts for at least ``carried`` of C.
-(Passages of the same kind teach a statement's form, whatever it says: each of them helps a little.)
-One that isn't helped is
+−E, and its main parts, the used passages and redundant sets that are each worth at least ``part``
+of C, add up to ``carried`` of it. (Passages of the same kind teach a statement's form, whatever it
+says: each helps a little, and none is a main part.) One that isn't helped is
 
 - **not distinguishable from parametric memory** where the model finds it likely without passages
   (mean log p a token at least ``memory``);
@@ -28,9 +29,9 @@ One that isn't helped is
 
 One that is helped is
 
-- **redundant support** where no passage by itself carries it;
-- "supported", **cited and used** where a cited passage is used;
-- **cited but unused** where none is, and a citation is shown to be unused;
+- **redundant support** where redundant sets hide more than the used passages show;
+- "supported", **cited and used** where a cited passage is used, or one in a redundant set is cited;
+- **cited but unused** where neither is, and a citation is shown to be unused;
 - **used but uncited** otherwise.
 """
 
@@ -60,8 +61,8 @@ class Evidence:
     """A passage's part in a statement.
 
     effect, necessary: its necessity, and whether that is above h and above chance.
-    carries: whether it alone accounts for ``carried`` of C.
-    group, group_effect: the redundant set, above chance, that it is in; none: empty.
+    group, group_effect, hidden: the redundant set, above chance, that it is in, what that is worth,
+        and what of it the members' necessities don't show; none: empty.
     upper: the upper bound of its effect given the passages that are used.
     entailed: whether the cited and used passages entail the statement; None without a plug-in.
     """
@@ -69,9 +70,9 @@ class Evidence:
     cited: bool
     effect: float
     necessary: bool
-    carries: bool
     group: tuple[int, ...]
     group_effect: float
+    hidden: float
     upper: float
     h: float
     entailed: bool | None = None
@@ -83,7 +84,7 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        if self.group and not self.carries:
+        if self.group and (not self.necessary or self.effect < self.hidden / len(self.group)):
             return REDUNDANT
         if self.necessary and self.cited:
             return SUPPORTED if self.entailed else USED
@@ -114,20 +115,21 @@ def statement_verdict(whole: Whole, passages: Sequence[Evidence], plan: Plan) ->
     """The verdict on a statement, from what is known of its passages."""
     if not helped(whole, passages, plan):
         return MEMORY if whole.none / whole.n_tokens >= plan.memory else UNSUPPORTED
-    if not any(e.carries for e in passages):
+    shown = sum(e.effect for e in passages if e.necessary)
+    if sum({e.group: e.hidden for e in passages}.values()) > shown:
         return REDUNDANT
-    found = {e.verdict for e in passages}
-    cited = [verdict for verdict in (SUPPORTED, USED) if verdict in found]
-    if cited:
-        return cited[0]
-    return UNUSED if UNUSED in found else UNCITED
+    if any(e.cited and e.used for e in passages):
+        return SUPPORTED if any(e.entailed for e in passages) else USED
+    return UNUSED if any(e.verdict == UNUSED for e in passages) else UNCITED
 
 
 def helped(whole: Whole, passages: Sequence[Evidence], plan: Plan) -> bool:
-    """Whether the context makes a statement likelier, and a passage or a set carries that."""
+    """Whether the context makes a statement likelier, and passages or sets carry that."""
     enough = max(plan.tau, -plan.explained * whole.none)
-    parts = [e.effect for e in passages if e.necessary] + [e.group_effect for e in passages]
-    return whole.effect > enough and max(parts, default=0.0) >= plan.carried * whole.effect
+    sets = {e.group: e.group_effect for e in passages if e.group}
+    parts = [e.effect for e in passages if e.necessary] + list(sets.values())
+    main = sum(part for part in parts if part >= plan.part * whole.effect)
+    return whole.effect > enough and main >= plan.carried * whole.effect
 
 
 def strength(context_effect: float, plan: Plan) -> str:

@@ -9,7 +9,10 @@ import typer
 
 from mechattr.cli import audit_options as a
 from mechattr.cli import options as o
-from mechattr.errors import InputError
+from mechattr.errors import InputError, UnknownNameError
+
+MORE = ("strong", "explained", "part", "carried", "memory", "temperature")
+"""Settings for --set."""
 
 BROKEN = 3
 """Exit code where a limit of --fail-on is broken."""
@@ -36,6 +39,7 @@ def audit(
     control: a.Control = "p",
     tau: a.Tau = None,
     share: a.Share = 0.1,
+    rules: a.Rules = None,
     entails: a.Entails = None,
     prepend_bos: o.PrependBos = None,
     seed: o.Seed = 0,
@@ -92,7 +96,8 @@ def audit(
         prepend_bos=prepend_bos,
         seed=seed,
     )
-    plan = Plan(**settings, **({} if tau is None else {"tau": tau}))  # type: ignore[arg-type]
+    settings |= _rules(rules or []) | ({} if tau is None else {"tau": tau})
+    plan = Plan(**settings)  # type: ignore[arg-type]
     texts = None if off_topic is None else _passages(_text(off_topic))
     judge = None if entails is None else _function(entails)
     page, lines = writable(html, ".html"), writable(out, ".jsonl")
@@ -116,6 +121,20 @@ def audit(
         output.errors.print(f"--fail-on: {text}", style="red")
     if broken:
         raise typer.Exit(BROKEN)
+
+
+def _rules(given: list[str]) -> dict[str, float]:
+    """``--set part=0.2``: what has no option of its own."""
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if name not in MORE:
+            raise UnknownNameError("setting of an audit", name, MORE)
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"--set {text!r} can't be read; write --set NAME=NUMBER.") from None
+    return found
 
 
 def _text(path: Path) -> str:

@@ -110,6 +110,16 @@ Share = Annotated[
     float,
     typer.Option(help="And this part of what the whole context does.", rich_help_panel=RULES),
 ]
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Another threshold of the rules: strong, explained, part, carried, memory, such as "
+        "part=0.2; or temperature, of a generated answer. Repeat for several.",
+        rich_help_panel=RULES,
+        show_default=False,
+    ),
+]
 Entails = Annotated[
     str | None,
     typer.Option(

@@ -16,7 +16,7 @@ class Look:
 
     sign: one or two letters that tell it without its colour; short: where there's no room.
     sentence: what it says, for people; rule: when it is given, with {alpha}, {test}, {memory},
-    {hidden}.
+    {part}.
     strong, tint: colours on light and on dark paper; text stands on a tint in the paper's own ink.
     """
 
@@ -75,8 +75,8 @@ LOOKS = (
     Look(
         "redundant support", "=", "redundant",
         "Passages carry it together, but no single one is needed: several say the same.",
-        "in a set that is worth more together than its members one by one, by τ and {hidden} of C "
-        "at least, and more than chance. Of a statement: no single passage carries it",
+        "in a set that is worth more together than its members one by one, by τ and {part} of C at "
+        "least, and more than chance. Of a statement: such sets hide more than used passages show",
         ("#1f66b0", "#86bbff"), ("#d6e7f9", "#1b3454"),
     ),
     Look(
@@ -144,7 +144,7 @@ def rule(shown: Look, report: Mapping[str, Any]) -> str:
         alpha=f"{float(told['alpha']):g}",
         test=told["control"],
         memory=f"{float(told['memory']):.3g}".replace("-", "−"),
-        hidden=f"{100 * float(told['hidden']):g} %",
+        part=f"{100 * float(told['part']):g} %",
     )
 
 
@@ -160,8 +160,9 @@ def terms(report: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         (
             "helped by its context",
             f"C is above τ and takes away {100 * float(told['explained']):g} % of the statement's "
-            f"surprise or more, and one used passage or redundant set carries it: accounts for "
-            f"{100 * float(told['carried']):g} % of C or more.",
+            f"surprise or more; and used passages and redundant sets that are each worth "
+            f"{100 * float(told['part']):g} % of C or more add up to "
+            f"{100 * float(told['carried']):g} % of it.",
         ),
     )
 

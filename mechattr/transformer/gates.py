@@ -27,13 +27,15 @@ class Gates:
 
     values: [row, player], in float32 at least.
     owner: [position] the player of each, -1 for none.
+    first: queries at positions before it see everybody.
     """
 
     values: Float[Tensor, "row player"]
     owner: Int[Tensor, " position"]
+    first: int = 0
 
     def take(self, rows: Tensor) -> Gates:
-        return Gates(self.values[rows], self.owner)
+        return Gates(self.values[rows], self.owner, self.first)
 
     def edits(self, layers: int, places: Places, first: int, last: int) -> list[list[Edit]]:
         """Of each layer, the edits that close the gates for queries at cells [first, last)."""
@@ -62,8 +64,10 @@ class Gates:
         # the last column is nobody's: always there
         values = torch.cat([values, values.new_ones(len(values), 1)], dim=1)
         share = values.gather(1, torch.where(of_key < 0, values.shape[1] - 1, of_key))
-        own = of_query[:, :, None] == of_key[:, None]
-        return torch.where(own, share.new_ones(()), share[:, None])
+        seen = of_query[:, :, None] == of_key[:, None]
+        if self.first:
+            seen = seen | (queries < self.first)[:, :, None]
+        return torch.where(seen, share.new_ones(()), share[:, None])
 
 
 def check_gates(face: Face, tokens: Int[Tensor, " position"]) -> None:

@@ -51,6 +51,10 @@ class RemovalGame(Game):
         present and absent too (a key at mask value m has m times its weight), so that this
         operator has gradients. The last text must be always there: the answer is predicted from it.
         ``"replace"``: the piece's ``replacement`` in its place.
+    between_players: of operator "mask", whether the players, and texts between them, don't see an
+        absent player either. False: only what comes after the last player doesn't, which in a
+        prompt is the question and the answer. That asks where something is read rather than where
+        it was written, and costs little: but for its end, the prompt is run once.
     prepend_bos: None is the tokenizer's own default; True and False force it. BOS is no player. A
         layout has it in it, or not.
 
@@ -71,9 +75,12 @@ class RemovalGame(Game):
         statements: Iterable[Sequence[int]] | None = None,
         operator: Operator = "remove",
         prepend_bos: bool | None = None,
+        between_players: bool = True,
     ):
         if operator not in OPERATORS:
             raise UnknownNameError("operator", operator, OPERATORS)
+        if operator != "mask" and not between_players:
+            raise InputError(f'between_players is of operator "mask"; this one is {operator!r}.')
         self.face = face_of(model)
         self.operator: Operator = operator
         self.prepend_bos = prepend_bos
@@ -84,6 +91,9 @@ class RemovalGame(Game):
         self.players = self.layout.players
         self.answer = Answer.of(tokenizer, answer, statements, self.face.d_vocab)
         self._check_layout()
+        self.between_players = between_players
+        # Positions before it see every player.
+        self._first = 0 if between_players else int(np.flatnonzero(self.layout.owner >= 0)[-1]) + 1
         whole = np.ones(self.n_players, dtype=bool)
         self._check_length(len(self.layout.full), whole)
         self._longest = len(self.layout.full) + len(self.answer.tokens) - 1
@@ -121,6 +131,7 @@ class RemovalGame(Game):
             "game": "RemovalGame",
             "target": "sum of log p over a statement's tokens, the answer teacher-forced",
             "operator": self.operator,
+            **({"between_players": self.between_players} if self.operator == "mask" else {}),
             "model": self.face.name,
             "model_class": type(self.face.model).__name__,
             "model_revision": revision_of(self.face.model),
@@ -228,8 +239,11 @@ class RemovalGame(Game):
         cells = np.zeros((len(rows), len(tokens)), np.int64)
         ends = np.flatnonzero((owner[:-1] >= 0) & (owner[1:] != owner[:-1]))
         cells[:, ends + 1] = 1 + levels[:, owner[ends]]
-        device = self.face.device
-        gates = Gates(torch.as_tensor(rows, device=device), torch.as_tensor(owner, device=device))
+        if self._first:
+            cells[:, : self._first] = 0
+            cells[:, self._first] = 1 + np.arange(len(rows))
+        values, owners = (torch.as_tensor(part, device=self.face.device) for part in (rows, owner))
+        gates = Gates(values, owners, self._first)
         heads = list(cells[:, : len(full) - 1])
         return Continuations([tokens] * len(rows), heads, gates), row_of.reshape(-1)
 
@@ -238,7 +252,7 @@ class RemovalGame(Game):
 
     @torch.inference_mode(False)
     def _value_and_gradient(self, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Each mask's own run from its beginning, a backward pass a statement."""
+        """Each mask's own run, a backward pass a statement."""
         if self.operator != "mask":
             raise NotSupportedError(
                 f"A piece of text is there or not: operator {self.operator!r} has no gradient. Use "
@@ -247,14 +261,15 @@ class RemovalGame(Game):
             )
         rows, row_of = self._gated(masks)
         assert rows.gates is not None
-        most = self.scorer.budget.graph_tokens // self._longest
-        gates = rows.gates
+        gates, first = rows.gates, self._first
+        most = self.scorer.budget.graph_tokens // (self._longest - first)
 
         def piece(part: slice) -> tuple[Tensor, Tensor]:
             leaf = gates.values[part].clone().requires_grad_(True)
-            own = Continuations(rows.tokens[part], rows.heads[part], Gates(leaf, gates.owner))
+            own = Gates(leaf, gates.owner, first)
+            some = Continuations(rows.tokens[part], rows.heads[part], own)
             with torch.enable_grad():
-                values = self._by_statement(self.scorer.graph(own))
+                values = self._by_statement(self.scorer.graph(some, first, before))
                 slopes = [
                     torch.autograd.grad(values[:, s].sum(), leaf, retain_graph=True)[0]
                     for s in range(self.n_prompts)
@@ -263,6 +278,7 @@ class RemovalGame(Game):
             return values.detach(), torch.stack(slopes, dim=1)
 
         with self.face.quiet():
+            before = self.scorer.beginning(rows, first)
             pieces = list(in_pieces(piece, len(rows.tokens), max(1, most), self.face.device))
         values, slopes = (torch.cat(part) for part in zip(*pieces, strict=True))
         index = torch.as_tensor(row_of, device=values.device)

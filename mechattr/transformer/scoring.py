@@ -127,16 +127,31 @@ class Scorer:
                 self._step(rows, step, kept, out)
         return out
 
-    def graph(self, rows: Continuations) -> Float[Tensor, "row token"]:
-        """The same, with the graph kept, for gradients by what is in the gates; nothing shared.
+    @torch.no_grad()
+    def beginning(self, rows: Continuations, stop: int) -> list[Past | None]:
+        """Keys and values of the first row's positions before ``stop``, none of them masked."""
+        self._prepare(rows)
+        nothing: list[Past | None] = [None] * self.face.n_layers
+        if not stop:
+            return nothing
+        one = Continuations(rows.tokens[:1], rows.heads[:1])
+        return self._climb(one, [Span(0, 0, stop, ROOT, node=ROOT)], nothing)[1]
+
+    def graph(
+        self, rows: Continuations, start: int, before: Sequence[Past | None]
+    ) -> Float[Tensor, "row token"]:
+        """The same from ``start`` on, with the graph kept, for gradients by what is in the gates;
+        nothing else is shared.
+
+        before: what :meth:`beginning` says of all rows before ``start``.
 
         Of prompts so long that a graph would go over the budget, it keeps only what each block was
         given, and the backward pass runs the block again.
         """
-        self._prepare(rows)
-        spans = [Span(row, 0, length, ROOT) for row, length in enumerate(rows.lengths)]
-        long = max(rows.lengths) > self.budget.graph_tokens
-        resid, _ = self._climb(rows, spans, [None] * self.face.n_layers, again=long)
+        spans = [Span(row, start, length, ROOT) for row, length in enumerate(rows.lengths)]
+        layers = [past and _repeated(past, len(spans)) for past in before]
+        long = max(rows.lengths) - start > self.budget.graph_tokens
+        resid, _ = self._climb(rows, spans, layers, again=long)
         return self._read(resid, spans)
 
     def _prepare(self, rows: Continuations) -> None:
@@ -241,3 +256,9 @@ class Scorer:
         size = self.budget.read_rows
         found = list(in_pieces(piece, len(read), size, self.face.device))
         return torch.cat(found).unflatten(0, (len(spans), n_tokens))
+
+
+def _repeated(past: Past, rows: int) -> Past:
+    """One row's keys and values for several."""
+    keys, values = (part.expand(rows, *part.shape[1:]) for part in past)
+    return keys, values

@@ -23,7 +23,7 @@ WORDS = STORY.split()
 PLACES = {"cited and used": 0, "supported": 0, "cited but unused": 1, "used but uncited": 2}
 
 RULES = {
-    "tau": 0.6931, "strong": 2.303, "share": 0.1, "explained": 0.1, "carried": 0.5, "hidden": 0.25,
+    "tau": 0.6931, "strong": 2.303, "share": 0.1, "explained": 0.1, "carried": 0.5, "part": 0.25,
     "memory": -0.6931, "alpha": 0.05, "control": "p",
 }  # fmt: skip
 """Thresholds, as ``Audit.report`` tells them."""

@@ -499,6 +499,65 @@ def test_cuts_must_fit(sizes):
         make(ONE[0]).layout.within({"e": [(A, 5)]})
 
 
+# --- masked for the question and the answer only ------------------------------------------------
+
+
+@FEW
+def test_players_may_see_each_other(name):
+    """Attention to an absent player is masked for what comes after the last of them alone."""
+    model = shared_model(name)
+    masks = torch.rand(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    masks = torch.cat([masks, MASKS[[0, 5, 15]].double()])
+    owner, prompt = owners(model), tokens_of(model, (1, 1, 1, 1), "mask")
+    first = int((owner >= 0).nonzero().max()) + 1
+    assert first == len(owner) - 3
+    want = []
+    for mask in masks.tolist():
+        point, close = closing(owner, mask, len(prompt) + 7)
+
+        def late(scores: Tensor, hook: Any, close: Any = close) -> Tensor:
+            closed = close(scores, hook)
+            return torch.cat([scores[:, :, :first], closed[:, :, first:]], dim=2)
+
+        want.append(plain(model, prompt, [(point, late)]))
+    for game in (
+        make(name, "mask", between_players=False),
+        shared(make(name, "mask", between_players=False), graph_tokens=3),
+    ):
+        assert_agree(game.token_log_probs(masks), torch.stack(want))
+        values, slopes = game.value_and_gradient(masks[:4])
+        assert_agree(values, by_statement(torch.stack(want[:4])))
+        step = 1e-6
+        for player in range(4):
+            move = step * torch.eye(4, dtype=torch.float64)[player]
+            along = (game(masks[:4] + move) - game(masks[:4] - move)) / (2 * step)
+            torch.testing.assert_close(slopes[..., player], along, rtol=1e-5, atol=1e-6)
+        assert float(slopes.abs().min()) > 1e-4
+    both = make(name, "mask")
+    assert_agree(game(MASKS[[15]]), both(MASKS[[15]]))
+    # without a or b: others have seen them, with all of them absent the " and" between them
+    assert float((game(MASKS[:12]) - both(MASKS[:12])).abs().max(1).values.min()) > 1e-3
+
+
+def test_with_no_text_between_them_nothing_is_left_of_absent_players():
+    pieces: list[str | Piece] = ["When", A, B, D, " Anna gave", " a"]
+    both, late = (make(ONE[0], "mask", pieces=pieces, between_players=b) for b in (True, False))
+    assert_agree(late([[0, 0, 0], [1, 1, 1]]), both([[0, 0, 0], [1, 1, 1]]))
+
+
+@FEW
+def test_then_only_the_prompts_end_is_run_for_each_mask(name):
+    game = shared(make(name, "mask", between_players=False))
+    game(MASKS)
+    n_prompt = len(game.layout.full)
+    assert game.tokens_run == n_prompt - 3 + 16 * (3 + 6)
+    before = game.tokens_run
+    game.gradient(MASKS)
+    assert game.tokens_run - before == n_prompt - 3 + 16 * (3 + 6)
+    assert game.describe()["between_players"] is False
+    assert make(name, "mask").describe()["between_players"] is True
+
+
 # --- gradients ------------------------------------------------------------------------------------
 
 
@@ -668,6 +727,7 @@ BAD_GAMES: dict[str, tuple[dict[str, Any], str]] = {
     "statement without a token": ({"statements": [(2, 4)]}, "Statement 0 .*'ri'.* no token"),
     "no statements": ({"statements": []}, "statements is empty"),
     "too long": ({"pieces": ["When", Piece("e", " Tom" * 70), A]}, "71|76.*82.*64.*'e', has 70"),
+    "masked for whom": ({"between_players": False}, "is of operator .*is 'remove'"),
     "no BOS": ({"prepend_bos": True}, "no BOS"),
 }  # fmt: skip
 
