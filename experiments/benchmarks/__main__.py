@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from experiments.benchmarks import edges, patching, readings
+from experiments.benchmarks import edges, patching, readings, removal
 
 
 def main() -> None:
@@ -21,7 +21,9 @@ def main() -> None:
     paths.add_argument("--acdc-edges", type=int, default=300, help="0 leaves ACDC out")
     long = commands.add_parser("readings", help=readings.__doc__, description=readings.__doc__)
     long.add_argument("--tokens", type=int, default=2000, help="of the prompt")
-    for command in (sweep, paths, long):
+    cut = commands.add_parser("removal", help=removal.__doc__, description=removal.__doc__)
+    cut.add_argument("--repeats", type=int, default=5, help="of each; the median is reported")
+    for command in (sweep, paths, long, cut):
         command.add_argument("--model", default="smollm2-135m", help="or random-135m, random-1b")
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         command.add_argument("--dtype", default="float32")
@@ -32,6 +34,8 @@ def main() -> None:
         patching.run(*common, options.sample, options.repeats)
     elif options.command == "readings":
         readings.run(*common, options.tokens)
+    elif options.command == "removal":
+        removal.run(*common, options.repeats)
     else:
         edges.run(*common, options.pairs, options.repeats, options.acdc_edges)
 

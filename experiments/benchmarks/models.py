@@ -83,12 +83,14 @@ def _random_hooked(shape: dict[str, Any], device: torch.device, dtype: torch.dty
 
 
 def _tokenizer(size: int) -> Any:
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = {f"w{i}": i for i in range(size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")),
+        tokenizer_object=tokenizer,
         name_or_path="random",
         bos_token="w1",
         eos_token="w1",

@@ -1,16 +1,17 @@
 """How many evaluations does a design need to predict what a subset of the sentences is worth?
 
-    python -m experiments.rag_audit.lds --out lds
+    python -m experiments.rag_audit.lds --out lds [--most 256]
 
-Questions of 12 to 20 sentences (``lds_questions``), SmolLM2-135M-Instruct, the answer given. Each
+Questions of 12 to 14 sentences (``lds_questions``), SmolLM2-135M-Instruct, the answer given. Each
 design and fit has so many evaluations of v, and is judged by the held-out LDS: the rank correlation
-of its plane with v over 128 other masks, each sentence present with chance ½. That of log p and of
-the log odds ContextCite fits is the same, since ranks don't change. A design's draws and the folds
-of a question are averaged; intervals are over questions. All questions go up to 64 evaluations,
-the first eight (one a topic) up to 256.
+of its plane with v over 128 other masks (64 for the largest fits), each sentence present with
+chance ½. Of log p and of the log odds that ContextCite fits it is the same, since ranks don't
+change. A question's folds, each with masks of its own for fits and judges, are averaged; intervals
+are over questions.
 
-Values are kept in DIR/values and not measured again; kill it and start it again as you like, or
-measure parts at once (``--part 1/2``, ``--part 2/2``) and then run it without.
+Values are kept in DIR/values and not measured again: kill it and start it again as you like, give
+it ``--most 256`` later for the curve's end, or measure parts at once (``--part 1/2``, ``--part
+2/2``) and then run it without.
 """
 
 from __future__ import annotations
@@ -26,17 +27,26 @@ import numpy as np
 import pandas as pd
 
 from experiments.rag_audit.lds_figure import drawn
-from experiments.rag_audit.lds_measuring import BLOCK, DRAWS, Plan, Values, game_of, load, measure
-from experiments.rag_audit.lds_questions import Question, questions
+from experiments.rag_audit.lds_measuring import (
+    BLOCK,
+    BUDGETS,
+    DRAWS,
+    JUDGES,
+    Plan,
+    Values,
+    game_of,
+    load,
+    measure,
+)
+from experiments.rag_audit.lds_questions import SENTENCES, Question, questions
 from mechattr.methods import ContextCite, Surrogate
 from mechattr.methods.designs import Design
 from mechattr.ranks import spearman
 
-SHORT, LONG, N_LONG = 64, 256, 8
-"""Evaluations of the largest fit, and how many questions have the larger."""
-
 CONTEXTCITE = "ContextCite (i.i.d., Lasso 0.01 of the log odds)"
 DEFAULT = "Hadamard, ARD (the default)"
+LEAVE_ONE_OUTS = "leave-one-outs, the rest Hadamard, ARD"
+BOTH = "leave-one-outs, include-ones, the rest Hadamard, ARD"
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,10 @@ class Case:
     values: Values
     fold: int
 
-    @property
-    def judges(self) -> np.ndarray:
-        """[128, player] masks that no fit of this fold sees."""
-        return np.concatenate([self._block(1), self._block(2)])
+    def judges(self, budget: int) -> np.ndarray:
+        """[128 or 64, player] masks that no fit of this fold with that budget sees."""
+        left = self.plan.blocks - max(1, budget // BLOCK)
+        return np.concatenate([self._block(1 + k) for k in range(min(JUDGES, left))])
 
     def random(self, budget: int) -> Design:
         """I.i.d. masks of the blocks that don't judge."""
@@ -62,17 +72,18 @@ class Case:
 
     def with_leave_one_outs(self, budget: int) -> Design | None:
         """N, ∅ and the leave-one-outs among the evaluations; the rest from a Hadamard design."""
+        return self._beside(self.plan.leave_one_out(), budget)
+
+    def with_both_singles(self, budget: int) -> Design | None:
+        """N, ∅, leave-one-outs and include-ones; the rest from a Hadamard design."""
         singles = self.plan.leave_one_out()
-        left = budget - len(singles)
-        whole = self.hadamard(budget)
-        if left < 4:
+        return self._beside(np.concatenate([singles, ~singles]), budget)
+
+    def _beside(self, singles: np.ndarray, budget: int) -> Design | None:
+        left, whole = budget - len(singles), self.hadamard(budget)
+        if left < 2:
             return None
         return Design(whole.masks[:left], whole.units[:left], whole.given).with_known(singles)
-
-    def knowing_singles(self, budget: int) -> Design:
-        """The default design, leave-one-outs and include-ones known from elsewhere."""
-        singles = self.plan.leave_one_out()
-        return self.hadamard(budget).with_known(np.concatenate([singles, ~singles]))
 
     def _block(self, k: int) -> np.ndarray:
         start = (self.fold + k) % self.plan.blocks * BLOCK
@@ -89,12 +100,12 @@ METHODS: dict[str, tuple[Surrogate, Designed]] = {
     "Hadamard, Lasso 0.01 of the log odds": (ContextCite(), Case.hadamard),
     DEFAULT: (Surrogate(), Case.hadamard),
     "Hadamard, ARD of the log odds": (Surrogate(transform="logit"), Case.hadamard),
-    "leave-one-outs among them, rest Hadamard, ARD": (Surrogate(), Case.with_leave_one_outs),
-    "leave-one-outs and include-ones known besides, ARD": (Surrogate(), Case.knowing_singles),
+    LEAVE_ONE_OUTS: (Surrogate(), Case.with_leave_one_outs),
+    BOTH: (Surrogate(), Case.with_both_singles),
 }
 """A fit, and the masks that it has. ContextCite's have neither N nor ∅: it doesn't use them."""
 
-DRAWN = (CONTEXTCITE, "i.i.d., ARD", DEFAULT, "leave-one-outs among them, rest Hadamard, ARD")
+DRAWN = (CONTEXTCITE, "i.i.d., ARD", DEFAULT, BOTH)
 TARGETS = {"answer": "the whole answer", "statement": "each statement by itself"}
 
 
@@ -127,10 +138,9 @@ def _scores(
         if key not in fitted:
             columns, lengths = _targets(case.values, design.masks)
             fitted[key] = method.of(design, columns, lengths).values
-        truth, _ = _targets(case.values, case.judges)
-        every = [
-            _correlation(case.judges @ w, v) for w, v in zip(fitted[key], truth.T, strict=True)
-        ]
+        judges = case.judges(budget)
+        truth, _ = _targets(case.values, judges)
+        every = [_correlation(judges @ w, v) for w, v in zip(fitted[key], truth.T, strict=True)]
         yield "answer", every[0]
         yield "statement", float(np.mean(every[1:]))
 
@@ -193,14 +203,13 @@ def compared(
     return difference(one[both].to_numpy(), other[both].to_numpy())
 
 
-def curve(found: pd.DataFrame, name: str, target: str, most: int) -> pd.DataFrame:
-    """[budget] mean, low, high (95 %, Student's, over questions) of the questions that go up to
-    ``most`` evaluations; without budgets that are too small for one of them."""
+def curve(found: pd.DataFrame, name: str, target: str) -> pd.DataFrame:
+    """[budget] mean, low, high (95 %, Student's, over questions); without budgets that are too
+    small for one of the questions."""
     from scipy.stats import t
 
-    kept = found[(found.target == target) & (found.most >= most) & (found.budget <= most)]
-    n = kept["question"].nunique()
-    cells = kept[kept.method == name].groupby("budget")["lds"].agg(["mean", "std", "count"])
+    kept, n = found[(found.target == target) & (found.method == name)], found["question"].nunique()
+    cells = kept.groupby("budget")["lds"].agg(["mean", "std", "count"])
     cells = cells[cells["count"] == n]
     half = cells["std"] * t.ppf(0.975, max(n - 1, 1)) / n**0.5
     return pd.DataFrame(
@@ -209,51 +218,40 @@ def curve(found: pd.DataFrame, name: str, target: str, most: int) -> pd.DataFram
 
 
 def markdown(found: pd.DataFrame) -> str:
+    n = found["question"].nunique()
     parts = []
     for target, what in TARGETS.items():
-        for most in sorted(set(found.most)):
-            n = found[found.most >= most]["question"].nunique()
-            parts += [f"Mean held-out LDS of {what}, {n} questions, by evaluations\n"]
-            parts += [*_table(found, target, most), ""]
+        parts += [f"Mean held-out LDS of {what}, {n} questions, by evaluations\n"]
+        parts += [*_table(found, target), ""]
     for target, what in TARGETS.items():
         parts.append(f"Paired over questions, {what}, against ContextCite's 64 evaluations:\n")
         for name in METHODS:
             if name != CONTEXTCITE:
                 line = compared(found, (name, 32), (CONTEXTCITE, 64), target)
-                parts += [f"- {name}, 32: {line}"] if line.n > 1 else []
+                parts += [f"- {name}, 32: {line}"] if line.n == n else []
         parts.append("")
     return "\n".join(parts)
 
 
-def _table(found: pd.DataFrame, target: str, most: int) -> list[str]:
-    budgets = sorted(int(b) for b in set(found.budget) if b <= most)
+def _table(found: pd.DataFrame, target: str) -> list[str]:
+    budgets = sorted(int(b) for b in set(found.budget))
     lines = ["| | " + " | ".join(map(str, budgets)) + " |", "|---|" + "---:|" * len(budgets)]
     for name in METHODS:
-        means = curve(found, name, target, most)["mean"]
+        means = curve(found, name, target)["mean"]
         cells = (f"{means[budget]:.3f}" if budget in means.index else "" for budget in budgets)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def figures(found: pd.DataFrame) -> dict[int, str]:
-    """The curves as SVG, for each length of plan."""
-    pages = {}
-    for most in sorted(set(found.most)):
-        n = found[found.most >= most]["question"].nunique()
-        curves = {name: curve(found, name, "answer", most) for name in DRAWN}
-        title = f"How well a plane predicts other subsets of sentences: mean of {n} questions"
-        pages[most] = drawn(curves, title, (CONTEXTCITE, 64))
-    return pages
+def figure(found: pd.DataFrame) -> str:
+    """The curves as SVG."""
+    curves = {name: curve(found, name, "answer") for name in DRAWN}
+    n = found["question"].nunique()
+    title = f"How well a plane predicts other subsets of sentences: mean of {n} questions"
+    return drawn(curves, title, (CONTEXTCITE, 64))
 
 
 # --- the run --------------------------------------------------------------------------------------
-
-
-def plans(asked: Sequence[Question], n_long: int) -> list[Plan]:
-    return [
-        Plan(question.n_sentences, number, LONG if number < n_long else SHORT)
-        for number, question in enumerate(asked)
-    ]
 
 
 def run(
@@ -261,32 +259,30 @@ def run(
     out: Path,
     asked: Sequence[Question],
     *,
-    n_long: int = N_LONG,
+    most: int = 128,
     part: tuple[int, int] = (1, 1),
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame | None:
     """Measure (a part of) the questions; with all of them, fit, and write table and figure."""
-    folder = out / "values"
-    for number, (question, plan) in enumerate(zip(asked, plans(asked, n_long), strict=True)):
-        if number % part[1] == part[0] - 1:
-            before = len(load(folder, game := game_of(model, question), question).masks)
-            values = measure(folder, game, question, plan)
-            report(f"{question.name}: {len(values.masks)} masks, {before} of them known before")
-    if part[1] > 1:
-        return None
-    frames = []
-    for question, plan in zip(asked, plans(asked, n_long), strict=True):
-        frame = lds_of(load(folder, game_of(model, question), question), plan)
-        frames.append(frame.assign(question=question.name, n=plan.n_players, most=plan.most))
-    return written(pd.concat(frames, ignore_index=True), out, report)
+    folder, frames = out / "values", []
+    for number, question in enumerate(asked):
+        if number % part[1] != part[0] - 1:
+            continue
+        plan, game = Plan(question.n_sentences, number, most), game_of(model, question)
+        before = len(load(folder, game, question).masks)
+        values = measure(folder, game, question, plan)
+        report(f"{question.name}: {len(values.masks)} masks, {before} of them known before")
+        if part[1] == 1:
+            frames.append(lds_of(values, plan).assign(question=question.name, n=plan.n_players))
+    return written(pd.concat(frames, ignore_index=True), out, report) if frames else None
 
 
 def written(found: pd.DataFrame, out: Path, report: Callable[[str], None]) -> pd.DataFrame:
+    """Writes lds.csv, lds.md and lds.svg."""
     found.to_csv(out / "lds.csv", index=False)
     text = markdown(found)
     (out / "lds.md").write_text(text, encoding="utf-8")
-    for most, page in figures(found).items():
-        (out / f"lds_{most}.svg").write_text(page, encoding="utf-8")
+    (out / "lds.svg").write_text(figure(found), encoding="utf-8")
     report(text)
     return found
 
@@ -308,15 +304,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of values and results")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--questions", type=int, default=24, help="at most so many")
-    parser.add_argument("--long", type=int, default=N_LONG, help="of them up to 256 evaluations")
+    parser.add_argument("--questions", type=int, default=10, help="so many")
+    parser.add_argument(
+        "--sentences", type=int, nargs=2, default=SENTENCES, help="fewest and most of a question"
+    )
+    parser.add_argument(
+        "--most", type=int, choices=BUDGETS[3:], default=128, help="evaluations of the largest fit"
+    )
     parser.add_argument("--part", type=_part, default=(1, 1), help="measure only, such as 1/2")
     options = parser.parse_args(arguments)
     run(
         ma.load_model(options.model),
         options.out,
-        questions(options.questions),
-        n_long=options.long,
+        questions(options.questions, tuple(options.sentences)),
+        most=options.most,
         part=options.part,
         report=partial(print, flush=True),
     )

@@ -21,10 +21,13 @@ from mechattr.methods import designs
 from mechattr.methods.designs import Design
 
 BLOCK = 64
-"""I.i.d. masks in a block: a block is fitted, two others judge."""
+"""I.i.d. masks in a block: some are fitted, others judge."""
 
-DRAWS = {8: 2, 16: 2, 32: 2}
-"""Draws of a fold-over Hadamard design of so many rows; one of a larger one."""
+JUDGES = 2
+"""Blocks that judge, where so many are left."""
+
+DRAWS = {32: 3}
+"""Draws of a Hadamard design of so many rows, where more than one."""
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 
@@ -44,8 +47,8 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """Two that judge, and as many as a fit needs; three make three folds."""
-        return max(3, 2 + self.most // BLOCK)
+        """As many as the largest fit needs, and one that judges; three at least."""
+        return max(1 + JUDGES, 1 + self.most // BLOCK)
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
-"""Questions for the held-out LDS: 12 to 20 sentences of five or six passages about invented things,
-and an answer of two or three statements whose sources are different passages.
+"""Questions for the held-out LDS: sentences of five or six passages about invented things (12 to 14
+as they stand, up to 20), and an answer of two or three statements from different passages.
 
 Names and numbers are drawn, so that memory can't answer. Among the sentences: ones that need the
 one before them ("It was moved to ..."), distractors with the answer's relation or its names, a
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PASSAGES = (5, 6)
-SENTENCES = (12, 20)
+SENTENCES = (12, 14)
 
 PEOPLE = (
     "Pell Dorran", "Mira Stove", "Joren Pike", "Lise Orban", "Ana Quill", "Tobin Hask",
@@ -276,16 +276,19 @@ TOPICS = {
 }  # fmt: skip
 
 
-def questions(n: int = 24) -> list[Question]:
-    """The topics in turn, each time with other names, order and length. Always the same."""
+def questions(n: int = 10, sentences: tuple[int, int] = SENTENCES) -> list[Question]:
+    """The topics in turn, each time with other names, order and length. Always the same.
+
+    sentences: the fewest and the most of a question, at least 12 and at most 20.
+    """
     names = list(TOPICS)
-    return [_filled(names[i % len(names)], i) for i in range(n)]
+    return [_filled(names[i % len(names)], i, sentences) for i in range(n)]
 
 
-def _filled(name: str, number: int) -> Question:
+def _filled(name: str, number: int, sentences: tuple[int, int]) -> Question:
     topic, rng = TOPICS[name], np.random.default_rng(number)
     slots = _slots(rng)
-    passages = _shortened(topic.passages, int(rng.integers(SENTENCES[0], SENTENCES[1] + 1)), rng)
+    passages = _shortened(topic.passages, int(rng.integers(sentences[0], sentences[1] + 1)), rng)
     order = rng.permutation(len(passages))
     return Question(
         f"{number:02d} {name}",

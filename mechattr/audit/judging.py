@@ -19,6 +19,7 @@ from mechattr.audit.verdicts import (
     Entails,
     Evidence,
     Whole,
+    carries,
     statement_verdict,
     strength,
 )
@@ -227,18 +228,14 @@ def _evidence(t: Tested, plan: Plan) -> list[Evidence]:
             cited=passage["of"] in t.statement["cited"],
             effect=float(necessity[j]),
             necessary=bool(necessary[j]),
+            carries=bool(necessary[j]) and carries(float(necessity[j]), t.whole, plan),
             group=tuple(of[j]["players"]) if j in of else (),
             group_effect=float(of[j]["effect"]) if j in of else 0.0,
-            hidden=_hidden(of[j], necessity) if j in of else 0.0,
             upper=float(upper[j]),
             h=h,
         )
         for j, passage in enumerate(t.question["passages"])
     ]
-
-
-def _hidden(group: Mapping[str, Any], necessity: np.ndarray) -> float:
-    return float(group["effect"] - np.maximum(necessity[group["players"]], 0).sum())
 
 
 def _upper(t: Tested, support: np.ndarray, groups: list[list[int]], plan: Plan) -> np.ndarray:

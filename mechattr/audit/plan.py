@@ -39,10 +39,10 @@ class Plan:
     tau, strong: nats. An effect counts above ``tau`` (ln 2: twice as likely), and is strong above
         ``strong`` (ln 10). share: and it must be this part of the whole context effect.
     alpha: level of the tests. control: whether "p" or "q" is held against it.
-    explained: the part of a statement's surprise, −log p without passages, that the context must
-        take away to help. part: of the context effect, what a passage or a redundant set must be
-        worth to be one of its main parts, and what a set must be worth beyond what its members are
-        worth one by one, to be redundant. carried: what the main parts must add up to.
+    explained: the part of the surprise, −log p without it, that a used passage or redundant set
+        must take away to carry a statement. part: the part of the context effect that it must be
+        worth for that, and what a set must be worth beyond what its members are worth one by one,
+        to be redundant. carried: the part of the context effect that these must add up to.
     memory: a statement is likely where its mean log p a token is at least this (−ln 2: its tokens
         are more likely than not).
     seed: of masks, swaps and bootstrap. Each question's draws depend on it and the question's id

@@ -10,26 +10,28 @@ A passage is
   passages that are used also entail the statement;
 - **redundant support** where it is in a set that is worth more together than the sum of its
   members' necessities, by ``part`` · C and τ at least, and more than chance: another passage says
-  the same. A used passage in such a set is redundant where its necessity is less than its share of
-  what the set hides;
+  the same. A used passage in such a set is redundant unless it carries the statement by itself
+  (below);
 - **cited but unused** where it is cited, and both effects are below h: its necessity, and the upper
   bound of its effect given the passages that are used (see ``given.py``). That p is large isn't
   enough;
 - **not used** where it is uncited and none of these. No claim that it does nothing;
 - **inconclusive** where it is cited and none of these.
 
-A statement is helped by its context where C is above τ and at least ``explained`` of the surprise
-−E, and its main parts, the used passages and redundant sets that are each worth at least ``part``
-of C, add up to ``carried`` of it. (Passages of the same kind teach a statement's form, whatever it
-says: each helps a little, and none is a main part.) One that isn't helped is
+A used passage or redundant set carries a statement where it is worth at least ``part`` of C, and
+takes away at least ``explained`` of the surprise that there is without it. (Passages of the same
+kind teach a statement's form, whatever it says: each takes away a little.) A statement is helped by
+its context where what carries it adds up to ``carried`` of C. That C itself is above τ isn't asked:
+other passages may mislead the model as much as the source helps. One that isn't helped, or that the
+model finds likely without passages while C ≤ τ, is
 
-- **not distinguishable from parametric memory** where the model finds it likely without passages
-  (mean log p a token at least ``memory``);
+- **not distinguishable from parametric memory** where the model finds it likely (mean log p a token
+  without passages at least ``memory``);
 - **unsupported** otherwise.
 
 One that is helped is
 
-- **redundant support** where redundant sets hide more than the used passages show;
+- **redundant support** where no used passage carries it by itself;
 - "supported", **cited and used** where a cited passage is used, or one in a redundant set is cited;
 - **cited but unused** where neither is, and a citation is shown to be unused;
 - **used but uncited** otherwise.
@@ -61,8 +63,9 @@ class Evidence:
     """A passage's part in a statement.
 
     effect, necessary: its necessity, and whether that is above h and above chance.
-    group, group_effect, hidden: the redundant set, above chance, that it is in, what that is worth,
-        and what of it the members' necessities don't show; none: empty.
+    carries: whether it is necessary, and carries the statement by itself.
+    group, group_effect: the redundant set, above chance, that it is in, and what that is worth;
+        none: empty.
     upper: the upper bound of its effect given the passages that are used.
     entailed: whether the cited and used passages entail the statement; None without a plug-in.
     """
@@ -70,9 +73,9 @@ class Evidence:
     cited: bool
     effect: float
     necessary: bool
+    carries: bool
     group: tuple[int, ...]
     group_effect: float
-    hidden: float
     upper: float
     h: float
     entailed: bool | None = None
@@ -84,7 +87,7 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        if self.group and (not self.necessary or self.effect < self.hidden / len(self.group)):
+        if self.group and not self.carries:
             return REDUNDANT
         if self.necessary and self.cited:
             return SUPPORTED if self.entailed else USED
@@ -113,10 +116,10 @@ class Whole:
 
 def statement_verdict(whole: Whole, passages: Sequence[Evidence], plan: Plan) -> str:
     """The verdict on a statement, from what is known of its passages."""
-    if not helped(whole, passages, plan):
-        return MEMORY if whole.none / whole.n_tokens >= plan.memory else UNSUPPORTED
-    shown = sum(e.effect for e in passages if e.necessary)
-    if sum({e.group: e.hidden for e in passages}.values()) > shown:
+    likely = whole.none / whole.n_tokens >= plan.memory
+    if not helped(whole, passages, plan) or (likely and whole.effect <= plan.tau):
+        return MEMORY if likely else UNSUPPORTED
+    if not any(e.carries for e in passages):
         return REDUNDANT
     if any(e.cited and e.used for e in passages):
         return SUPPORTED if any(e.entailed for e in passages) else USED
@@ -124,12 +127,17 @@ def statement_verdict(whole: Whole, passages: Sequence[Evidence], plan: Plan) ->
 
 
 def helped(whole: Whole, passages: Sequence[Evidence], plan: Plan) -> bool:
-    """Whether the context makes a statement likelier, and passages or sets carry that."""
-    enough = max(plan.tau, -plan.explained * whole.none)
+    """Whether passages or sets carry a statement, and what the context does for it."""
     sets = {e.group: e.group_effect for e in passages if e.group}
     parts = [e.effect for e in passages if e.necessary] + list(sets.values())
-    main = sum(part for part in parts if part >= plan.part * whole.effect)
-    return whole.effect > enough and main >= plan.carried * whole.effect
+    carrying = [part for part in parts if carries(part, whole, plan)]
+    return bool(carrying) and sum(carrying) >= plan.carried * whole.effect
+
+
+def carries(part: float, whole: Whole, plan: Plan) -> bool:
+    """Whether an effect is more than that of a passage that is merely of the same kind."""
+    surprise = part - whole.full
+    return part >= max(plan.tau, plan.part * whole.effect, plan.explained * surprise)
 
 
 def strength(context_effect: float, plan: Plan) -> str:

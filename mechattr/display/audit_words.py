@@ -76,7 +76,7 @@ LOOKS = (
         "redundant support", "=", "redundant",
         "Passages carry it together, but no single one is needed: several say the same.",
         "in a set that is worth more together than its members one by one, by τ and {part} of C at "
-        "least, and more than chance. Of a statement: such sets hide more than used passages show",
+        "least, and more than chance. Of a statement: no used passage carries it by itself",
         ("#1f66b0", "#86bbff"), ("#d6e7f9", "#1b3454"),
     ),
     Look(
@@ -159,10 +159,10 @@ def terms(report: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         ),
         (
             "helped by its context",
-            f"C is above τ and takes away {100 * float(told['explained']):g} % of the statement's "
-            f"surprise or more; and used passages and redundant sets that are each worth "
-            f"{100 * float(told['part']):g} % of C or more add up to "
-            f"{100 * float(told['carried']):g} % of it.",
+            f"used passages and redundant sets that carry it (each worth τ, "
+            f"{100 * float(told['part']):g} % of C and {100 * float(told['explained']):g} % of the "
+            f"statement's surprise without it, or more) add up to "
+            f"{100 * float(told['carried']):g} % of C.",
         ),
     )
 

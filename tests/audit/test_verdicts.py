@@ -10,7 +10,7 @@ import pytest
 
 from mechattr.audit import verdicts
 from mechattr.audit.plan import Plan
-from mechattr.audit.verdicts import Evidence, Whole, helped, statement_verdict, strength
+from mechattr.audit.verdicts import Evidence, Whole, carries, helped, statement_verdict, strength
 from mechattr.errors import InputError, UnknownNameError
 
 PLAN = Plan(tau=1.0, strong=4.0, share=0.1, explained=0.2, part=0.25, carried=0.5, memory=-0.5)
@@ -18,23 +18,23 @@ NONE = Evidence(
     cited=False,
     effect=0.0,
     necessary=False,
+    carries=False,
     group=(),
     group_effect=0.0,
-    hidden=0.0,
     upper=0.5,
     h=1.0,
 )
 WORDS: dict[str, dict[str, Any]] = {
     "cited": {"cited": True},
     "minor": {"necessary": True, "effect": 2.0, "upper": math.inf},
-    "necessary": {"necessary": True, "effect": 3.0, "upper": math.inf},
-    "main": {"necessary": True, "effect": 8.0, "upper": math.inf},
-    "grouped": {"group": (0, 1), "group_effect": 7.0, "hidden": 7.0, "upper": math.inf},
+    "necessary": {"necessary": True, "carries": True, "effect": 3.0, "upper": math.inf},
+    "main": {"necessary": True, "carries": True, "effect": 8.0, "upper": math.inf},
+    "grouped": {"group": (0, 1), "group_effect": 7.0, "upper": math.inf},
     "open": {"upper": 1.5},
     "entailed": {"entailed": True},
 }
 """What a passage may be: of 10 nats in all, "minor" is worth 2, "necessary" 3, "main" 8; "grouped"
-is one of two that hide 7."""
+is one of two that are worth 7."""
 
 
 def evidence(text: str, **changes: Any) -> Evidence:
@@ -70,10 +70,10 @@ def test_a_passage(passage, verdict, used):
     assert verdict in (verdicts.CITATIONS if found.cited else verdicts.PASSAGES)
 
 
-@pytest.mark.parametrize(("effect", "verdict"), [(3.49, verdicts.REDUNDANT), (3.5, verdicts.USED)])
-def test_one_of_two_that_is_used_by_itself_too(effect, verdict):
-    """Half of the 7 nats that the two hide is its share of them."""
-    assert evidence("cited grouped necessary", effect=effect).verdict == verdict
+def test_one_of_two_that_is_used_by_itself_too():
+    assert evidence("cited grouped minor").verdict == verdicts.REDUNDANT
+    assert evidence("cited grouped main").verdict == verdicts.USED
+    assert evidence("grouped main").verdict == verdicts.UNCITED
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def test_absence_of_evidence_is_not_enough_for_unused(effect, upper, verdict):
         (["main", ""], verdicts.UNCITED),
         (["cited grouped", "grouped"], verdicts.REDUNDANT),
         (["grouped", "grouped", "cited"], verdicts.REDUNDANT),
-        (["grouped", "grouped", "cited necessary"], verdicts.REDUNDANT),
+        (["grouped", "grouped", "cited minor"], verdicts.REDUNDANT),
+        (["grouped", "grouped", "cited necessary"], verdicts.USED),
         (["grouped", "grouped", "cited main"], verdicts.USED),
         (["cited grouped", "grouped", "main"], verdicts.USED),
         (["grouped", "grouped", "main"], verdicts.UNCITED),
@@ -127,21 +128,23 @@ def test_a_statement_that_the_context_helps(passages, verdict):
 
 
 @pytest.mark.parametrize(
-    ("full", "none", "verdict"),
+    ("full", "none", "effect", "verdict"),
     [
-        (-1.0, -2.01, verdicts.USED),  # more than τ
-        (-1.0, -2.0, verdicts.MEMORY),  # no more than τ, and likely: −.2 a token
-        (-4.0, -5.0, verdicts.MEMORY),  # likely, just: −.5
-        (-4.01, -5.01, verdicts.UNSUPPORTED),
-        (-20.0, -26.0, verdicts.USED),  # 6 of 26: more than a fifth of the surprise
-        (-24.0, -30.0, verdicts.UNSUPPORTED),  # 6 of 30: no more than a fifth
-        (-30.0, -20.0, verdicts.UNSUPPORTED),  # the context speaks against it
-        (-9.0, -1.0, verdicts.MEMORY),
+        (-1.0, -2.01, 1.5, verdicts.USED),  # more than τ
+        (-1.0, -2.0, 1.5, verdicts.MEMORY),  # no more than τ, and likely: −.2 a token
+        (-4.0, -5.0, 1.5, verdicts.MEMORY),  # likely, just: −.5
+        (-4.01, -5.01, 1.5, verdicts.USED),
+        (-9.0, -1.0, 8.0, verdicts.MEMORY),
+        (-24.0, -30.0, 6.0, verdicts.USED),  # a fifth of the 30 without it
+        (-24.0, -30.0, 5.9, verdicts.UNSUPPORTED),  # less
+        (-30.0, -20.0, 8.0, verdicts.USED),  # the other passages mislead
+        (-30.0, -20.0, 7.0, verdicts.UNSUPPORTED),
     ],
 )
-def test_how_much_the_context_must_help(full, none, verdict):
-    found = [evidence("cited main")]
-    assert statement_verdict(Whole(full, none, 10), found, PLAN) == verdict
+def test_how_much_a_passage_must_help(full, none, effect, verdict):
+    whole = Whole(full, none, 10)
+    found = evidence("cited necessary", effect=effect, carries=carries(effect, whole, PLAN))
+    assert statement_verdict(whole, [found], PLAN) == verdict
 
 
 @pytest.mark.parametrize(
