@@ -53,7 +53,7 @@ def run(*arguments: str) -> int:
     return int(stopped.value.code or 0)
 
 
-QUICK = ("q.jsonl", "--swaps", "2", "--off-topic", "offtopic.txt")
+QUICK = ("q.jsonl", "--swaps", "2", "--off-topic", "offtopic.txt", "--dtype", "float64")
 
 
 def lines(name: str = "audit.jsonl") -> list[dict[str, Any]]:

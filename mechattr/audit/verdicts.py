@@ -27,6 +27,8 @@ model finds likely without passages while C ≤ τ, is
 
 - **not distinguishable from parametric memory** where the model finds it likely (mean log p a token
   without passages at least ``memory``);
+- **inconclusive** where a passage would carry it, were its effect above chance: with a small null,
+  nothing is;
 - **unsupported** otherwise.
 
 One that is helped is
@@ -50,7 +52,7 @@ UNUSED, UNCITED = "cited but unused", "used but uncited"
 REDUNDANT, MEMORY = "redundant support", "not distinguishable from parametric memory"
 UNSUPPORTED, INCONCLUSIVE, NOT_USED = "unsupported", "inconclusive", "not used"
 
-STATEMENTS = (SUPPORTED, USED, UNUSED, UNCITED, REDUNDANT, MEMORY, UNSUPPORTED)
+STATEMENTS = (SUPPORTED, USED, UNUSED, UNCITED, REDUNDANT, MEMORY, UNSUPPORTED, INCONCLUSIVE)
 CITATIONS = (SUPPORTED, USED, UNUSED, REDUNDANT, INCONCLUSIVE)
 PASSAGES = (UNCITED, REDUNDANT, NOT_USED)
 
@@ -118,7 +120,11 @@ def statement_verdict(whole: Whole, passages: Sequence[Evidence], plan: Plan) ->
     """The verdict on a statement, from what is known of its passages."""
     likely = whole.none / whole.n_tokens >= plan.memory
     if not helped(whole, passages, plan) or (likely and whole.effect <= plan.tau):
-        return MEMORY if likely else UNSUPPORTED
+        if likely:
+            return MEMORY
+        unproven = [e.effect for e in passages if e.effect > e.h and not e.necessary]
+        by_chance = any(carries(effect, whole, plan) for effect in unproven)
+        return INCONCLUSIVE if by_chance else UNSUPPORTED
     if not any(e.carries for e in passages):
         return REDUNDANT
     if any(e.cited and e.used for e in passages):

@@ -31,6 +31,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "main": {"necessary": True, "carries": True, "effect": 8.0, "upper": math.inf},
     "grouped": {"group": (0, 1), "group_effect": 7.0, "upper": math.inf},
     "open": {"upper": 1.5},
+    "chance": {"effect": 6.0, "upper": 7.0},
     "entailed": {"entailed": True},
 }
 """What a passage may be: of 10 nats in all, "minor" is worth 2, "necessary" 3, "main" 8; "grouped"
@@ -117,6 +118,8 @@ def test_absence_of_evidence_is_not_enough_for_unused(effect, upper, verdict):
         (["cited necessary", ""], verdicts.UNSUPPORTED),
         (["cited minor", "minor", "minor"], verdicts.UNSUPPORTED),
         (["cited", ""], verdicts.UNSUPPORTED),
+        (["cited chance", ""], verdicts.INCONCLUSIVE),
+        (["cited main", "chance"], verdicts.USED),
         (["", ""], verdicts.UNSUPPORTED),
     ],
 )
