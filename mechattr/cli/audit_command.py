@@ -63,7 +63,7 @@ def audit(
     [bold]Two notions of absence, tokens highlighted[/bold]
 
       mechattr audit questions.jsonl --operator remove,mask \\
-        --tokens gradient_clean --html audit.html
+        --tokens integrated_gradients --html audit.html
 
     [bold]In CI[/bold]
 

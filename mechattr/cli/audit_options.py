@@ -62,7 +62,7 @@ Earlier = Annotated[
 Tokens = Annotated[
     str | None,
     typer.Option(
-        help="Highlight tokens inside passages by this method, such as gradient_clean or "
+        help="Highlight tokens inside passages by this method, such as integrated_gradients or "
         "leave_one_out.",
         rich_help_panel=METHOD,
         show_default=False,
