@@ -7,6 +7,7 @@ axis the statements of the answer, so that one run of a mask gives the values of
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from mechattr.audit.decisive import decisive, gain
+from mechattr.audit.given import rows_given
 from mechattr.audit.joint import minimal_groups
 from mechattr.audit.plan import Plan
 from mechattr.methods import attribute, designs
@@ -72,8 +75,10 @@ class Effects:
     necessity: [S, n] ``v(N) − v(N∖j)``. sufficiency: [S, n] ``v({j}) − v(∅)``.
     surrogate: [S, n] a plane's slopes through random masks; ci95: [S, n, 2]; lds: [S].
     groups: of each statement, redundant sets: players that are worth more together than the sum of
-        their necessities, each with what it is worth; see ``joint.py``.
-    tokens_full, tokens_none: [T] log p of each answer token.
+        their necessities, each with what it is worth, and [T] log p of the tokens without it; see
+        ``joint.py``.
+    tokens_full, tokens_none: [T] log p of each answer token. tokens_without, tokens_alone: [n, T]
+        the same with each player left out, and with it alone.
     masks, values: every mask that was evaluated, [mask, n], and its values, [mask, S].
     shapley, shapley_stderr: [S, n], where asked for.
     """
@@ -89,6 +94,8 @@ class Effects:
     groups: list[list[dict[str, Any]]]
     tokens_full: np.ndarray
     tokens_none: np.ndarray
+    tokens_without: np.ndarray
+    tokens_alone: np.ndarray
     masks: np.ndarray
     values: np.ndarray
     shapley: np.ndarray | None = None
@@ -101,11 +108,14 @@ class Effects:
         return {k: _plain(v) for k, v in found.items() if v is not None}
 
 
-def effects(known: Known, plan: Plan, rng: np.random.Generator) -> Effects:
+def effects(
+    known: Known, plan: Plan, rng: np.random.Generator, cited: Sequence[Collection[int]]
+) -> Effects:
     """Every effect of one game's players on each statement.
 
+    cited: the players that each statement cites.
     Cost: 2n + 2 masks and the surrogate's rows, equal ones once, in one call; a few more where
-    passages may be redundant; ``plan.shapley``.
+    passages may be redundant, and where a cited one isn't necessary; ``plan.shapley``.
     """
     game = known.game
     n = game.n_players
@@ -119,6 +129,15 @@ def effects(known: Known, plan: Plan, rng: np.random.Generator) -> Effects:
     line = fit.of(design, values[len(masks) :], game.target_lengths, None, rng)
     surrogate = line.values
     groups = _redundant(known, full - none, necessity, surrogate, plan)
+    support = [
+        _needed(tokens[: 2 + n, own], plan) | {j for group in groups[s] for j in group["players"]}
+        for s, own in enumerate(game.answer.members.astype(bool))
+    ]
+    # To show that a citation is unused takes more than to show that one is used: a bound of its
+    # effect while what carries the statement is there.
+    doubted = [mine for mine, told in zip(support, cited, strict=True) if not mine.issuperset(told)]
+    if doubted:
+        known.tokens(rows_given(n, doubted, rng))
     shapley, stderr = _shapley(known, plan) if plan.shapley else (None, None)
     return Effects(
         operator=game.operator,
@@ -132,6 +151,8 @@ def effects(known: Known, plan: Plan, rng: np.random.Generator) -> Effects:
         groups=groups,
         tokens_full=tokens[0],
         tokens_none=tokens[1],
+        tokens_without=tokens[2 : 2 + n],
+        tokens_alone=tokens[2 + n : 2 + 2 * n],
         masks=known.masks,
         values=known(known.masks),
         shapley=shapley,
@@ -171,9 +192,24 @@ def _redundant(
         if context[s] > plan.tau:
             ranked = map(int, np.argsort(-surrogate[s], kind="stable"))
             open_ = [j for j in ranked if necessity[s, j] < plan.carried * context[s]]
-            found, _ = minimal_groups(hidden, open_, plan.hidden_threshold(context[s]))
-        every.append([{"players": sorted(g), "effect": float(worth([g])[0])} for g in found])
+            found = minimal_groups(hidden, open_, plan.hidden_threshold(context[s]))
+        every.append([_group(known, group, float(worth([group])[0])) for group in found])
     return every
+
+
+def _group(known: Known, group: frozenset[int], effect: float) -> dict[str, Any]:
+    gone = np.array([j not in group for j in range(known.game.n_players)])
+    without = known.tokens(gone)[0].tolist()
+    return {"players": sorted(group), "effect": effect, "tokens_without": without}
+
+
+def _needed(tokens: Float[np.ndarray, "mask token"], plan: Plan) -> set[int]:
+    """The players that count for a statement by themselves; tokens: its own, at the first of
+    :func:`basic`'s masks."""
+    full, none, *without = tokens
+    least = plan.threshold(gain(full, none))
+    each = [min((full - gone).sum(), decisive(full, none, gone)) for gone in without]
+    return {j for j, counted in enumerate(each) if counted > least}
 
 
 def _shapley(known: Known, plan: Plan) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,8 @@ PROBLEMS = "problems"
 class Limit:
     """A rate that an audit must not have.
 
-    text: as it was given. of: statements, citations or passages; "" for problems.
+    text: as it was given. of: statements, citations (a cited passage each, where its sentences
+    play too) or passages; "" for problems.
     verdict: one of those, or "problems": the share of records that couldn't be used.
     """
 

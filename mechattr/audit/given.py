@@ -13,6 +13,31 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from mechattr.methods import designs
+
+LEAST_ROWS, ROWS = 8, 16
+"""Masks a statement that are spent on such effects, and all that are, unless that is fewer."""
+
+
+def rows_given(
+    n_players: int, supports: Sequence[Collection[int]], rng: np.random.Generator
+) -> Bool[np.ndarray, "mask player"]:
+    """Masks to ask for, so that what the others do is known while a statement's support is there.
+
+    supports: of each statement in doubt, the players that carry it. The others come and go by an
+    orthogonal design.
+    """
+    found = [np.zeros((0, n_players), bool)]
+    each = max(LEAST_ROWS, ROWS // max(1, len(supports)))
+    for support in supports:
+        free = [j for j in range(n_players) if j not in support]
+        if free:
+            drawn = designs.draw("orthogonal", rng, len(free), each, 0.5, ends=False).masks
+            rows = np.ones((len(drawn), n_players), bool)
+            rows[:, free] = drawn
+            found.append(rows)
+    return np.concatenate(found)
+
 
 def upper_given(
     masks: Bool[np.ndarray, "mask player"],

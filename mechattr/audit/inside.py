@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from mechattr.audit.records import Record
 from mechattr.errors import InputError, UnknownNameError
 from mechattr.methods import attribute
 from mechattr.methods.base import Method
+from mechattr.players import Players
 from mechattr.transformer.removal import Operator, RemovalGame
 
 
@@ -31,6 +33,13 @@ class Inside:
     question: Question
     pid: str
     statement: int | None
+
+    @property
+    def sid(self) -> str | None:
+        """The statement's name."""
+        if self.statement is None:
+            return None
+        return self.question.answer.statements[self.statement].sid
 
     def game(self, operator: Operator = "remove", unit: str = "token") -> RemovalGame:
         """The passage's tokens (or "word"s, "sentence"s) as players, the other passages there."""
@@ -59,8 +68,9 @@ class Inside:
         """Which tokens carry the statement: any of ``ma.METHODS``.
 
         operator: gradients need ``"mask"``. settings: of :func:`mechattr.attribute`.
+        A player's ``position`` is its place in the passage, so that it is shown as text.
         """
-        return attribute(self.game(operator, unit), method, **settings)
+        return self._named(_as_text(attribute(self.game(operator, unit), method, **settings)))
 
     def heads(
         self,
@@ -81,7 +91,7 @@ class Inside:
         rng = np.random.default_rng(seed)
         ((_, text),) = question.off_topic(off_topic or OffTopic(), rng, [place])
         answer, spans = question.scored()
-        return drilling.heads_that_carry(
+        found = drilling.heads_that_carry(
             question.model,
             question.pieces,
             answer,
@@ -91,6 +101,59 @@ class Inside:
             method=method,
             prepend_bos=question.prepend_bos,
         )
+        start, end = spans[self.statement]
+        return self._named(dataclasses.replace(found, prompt_labels=(answer[start:end],)))
+
+    def _named(self, found: Attribution) -> Attribution:
+        """With what was asked in the audit's words: of which statement, for which passage."""
+        asked = {"target": f"log_prob({self.sid or 'each statement'})", "passage": self.pid}
+        provenance = {**found.provenance, **asked, "question": self.question.record.id}
+        return dataclasses.replace(found, provenance=provenance)
+
+
+def _as_text(found: Attribution) -> Attribution:
+    """The players as what is read, one after the other."""
+    players = found.players
+    coords = {**players.coords, "position": tuple(range(len(players)))}
+    texts = tuple(str(text) for text in coords["text"])
+    return dataclasses.replace(
+        found,
+        players=Players(players.names, coords, ("position",)),
+        tokens=(texts,) * found.n_prompts,
+    )
+
+
+def find(source: Any, name: str | None = None) -> Record:
+    """The record of an id; what else the source holds may be good or bad.
+
+    source: as :func:`mechattr.audit.read` takes it. name: a record without an id of its own goes by
+        its line's number; None: the only record.
+    Raises InputError where it isn't there or can't be used, with its line and the reason.
+    """
+    names, unread = [], []
+    found: Record | Problem | None = None
+    for found in read(source):
+        own = found.id or str(found.line)
+        if own == name:
+            return _usable(found)
+        names.append(own)
+        unread += [f"line {found.line}"] if found.id is None else []
+    if found is None:
+        raise InputError("There is no record: the source is empty.")
+    if name is not None:
+        # A record that can't be read can't be told by its id.
+        lost = f" No id could be read in {', '.join(unread[:12])}." if unread else ""
+        raise InputError(f"{UnknownNameError('id', name, names)}{lost}")
+    if len(names) > 1:
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise InputError(f"Which of {len(names):,} questions? Give the id of one: {shown}.")
+    return _usable(found)
+
+
+def _usable(found: Record | Problem) -> Record:
+    if isinstance(found, Record):
+        return found
+    raise InputError(f"The record of line {found.line} can't be used: {found.reason}")
 
 
 def inside(

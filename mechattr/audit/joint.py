@@ -20,8 +20,8 @@ Hidden: TypeAlias = Callable[[list[frozenset[int]]], Float[np.ndarray, " set"]]
 
 def minimal_groups(
     hidden: Hidden, players: Iterable[int], threshold: float
-) -> tuple[list[frozenset[int]], float]:
-    """Disjoint minimal sets that hide more than ``threshold``, and what all the others together do.
+) -> list[frozenset[int]]:
+    """Disjoint minimal sets that hide more than ``threshold``.
 
     players: those that may be in one, the likeliest first.
 
@@ -35,14 +35,14 @@ def minimal_groups(
     while rest:
         (together,) = hidden([frozenset(rest)])
         if together <= threshold or len(rest) == 1:
-            return found, float(together)
+            break
         prefixes = [frozenset(rest[: k + 1]) for k in range(1, len(rest))]
         enough = hidden(prefixes) > threshold
         enough[-1] = True  # the whole rest, seen above
         group = _shrunk(hidden, rest[: int(np.argmax(enough)) + 2], threshold)
         found.append(group)
         rest = [player for player in rest if player not in group]
-    return found, 0.0
+    return found
 
 
 def _shrunk(hidden: Hidden, members: list[int], threshold: float) -> frozenset[int]:

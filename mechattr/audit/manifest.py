@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
+from pathlib import Path
 from typing import Any
 
 from mechattr.audit.offtopic import OffTopic
 from mechattr.audit.plan import Plan
+from mechattr.audit.records import Record
 from mechattr.transformer.checks import tokenizer_hash
 from mechattr.transformer.loading import revision_of
 from mechattr.transformer.model import face_of
 from mechattr.transformer.prompts import tokenizer_of
 
-VERSION = 1
+VERSION = 2
 """Of what is measured. A change of it makes earlier measurements another run's."""
 
-_JUDGING = ("strong", "alpha", "control", "explained", "memory")
+_JUDGING = ("strong", "alpha", "control", "memory")
 """Settings that the verdicts alone depend on: measurements are kept when they change."""
 
 _PACKAGES = ("mechattr", "torch", "transformer-lens", "transformers", "numpy")
@@ -41,6 +44,45 @@ def depends_on(model: Any, plan: Plan, off_topic: OffTopic, swaps: int) -> dict[
         "swaps": swaps,
         "settings": settings,
     }
+
+
+def described(source: Any, n_records: int) -> dict[str, Any]:
+    """Where the records are from: told, and nothing that the measurements depend on, so that a run
+    goes on when there are more records in its file.
+
+    source: as the run was given it. n_records: those in it, usable or not.
+    Returns name, n_records, and the sha256 of a file's bytes; None of what isn't a file.
+    """
+    is_file = isinstance(source, (str, os.PathLike))
+    return {
+        "name": os.fspath(source) if is_file else _named(source),
+        "sha256": _file_digest(Path(source)) if is_file else None,
+        "n_records": n_records,
+    }
+
+
+def prompted(record: Record) -> dict[str, int]:
+    """1 for what the record's prompt was made of, and where its answer is from; to be summed over
+    a run."""
+    return {
+        "own_template": int(record.template is not None),
+        "messages": int(record.messages is not None),
+        "generated": int(record.stated is None),
+    }
+
+
+def _named(source: Any) -> str:
+    """Of what isn't a file: its type, and what a ``datasets.Dataset`` says of itself."""
+    found = [type(source).__name__]
+    if (info := getattr(source, "info", None)) is not None:
+        told = getattr(info, "dataset_name", None), getattr(source, "split", None)
+        found += [str(part) for part in told if part is not None]
+    return " ".join(found)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

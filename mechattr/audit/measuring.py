@@ -8,7 +8,7 @@ What a measured question holds, and what the verdicts and the report are made fr
                             sentences ("p1#2" of passage "p1")
     statements              [{sid, start, end, text, n_tokens, cited}]
     tokens                  [{text, start, end, sid}] of the answer
-    effects                 [one an operator: see ``asking.Effects``; swaps: see ``nulls.Swap``]
+    effects                 [one an operator: see ``asking.Effects``, for swaps and pairs ``nulls``]
     earlier, highlights     where asked for
     n_forwards              different masks evaluated
     tokens_run              (prompt, position) pairs that went through the model
@@ -26,7 +26,7 @@ import numpy as np
 
 from mechattr.audit.asking import Known, effects
 from mechattr.audit.earlier import earlier_effects
-from mechattr.audit.nulls import places, swap
+from mechattr.audit.nulls import joint, pairs, places, swap
 from mechattr.audit.offtopic import OffTopic
 from mechattr.audit.plan import Plan
 from mechattr.audit.question import Question
@@ -84,7 +84,7 @@ class Measurer:
             replacements = {i: text for i, (_, text) in enumerate(texts)}
         known = Known(question.game(operator, None, replacements))
         spent.append(known)
-        measured = effects(known, self.plan, rng)
+        measured = effects(known, self.plan, rng, _cited(question))
         # Removed, a question's own passages and the off-topic ones leave the same prompts.
         plain = known if operator == "remove" else None
         every = list(range(len(question.players)))
@@ -99,12 +99,28 @@ class Measurer:
             swap(place, *swapped([place]), plain)
             for place in places(len(every), self.swaps, self.plan.null, rng)
         ]
-        return {**measured.describe(), "swaps": [s.describe() for s in swaps]}
+        together = [
+            joint(pair, *swapped(pair), plain)
+            for pair in pairs(len(every), self.swaps, self.plan.null, rng)
+        ]
+        return {
+            **measured.describe(),
+            "swaps": [s.describe() for s in swaps],
+            "pairs": [pair.describe() for pair in together],
+        }
 
     def _rng(self, record: Record, operator: str) -> np.random.Generator:
         """Depends on the record alone: a resumed run, or a part of the file, draws alike."""
         name = zlib.crc32(f"{record.id} {operator}".encode())
         return np.random.default_rng([self.plan.seed, record.seed or 0, name])
+
+
+def _cited(question: Question) -> list[list[int]]:
+    """The players that each statement cites."""
+    return [
+        [j for j, text in enumerate(question.texts) if text["of"] in statement.cited]
+        for statement in question.answer.statements
+    ]
 
 
 def described(question: Question, known: Known) -> dict[str, Any]:

@@ -35,12 +35,40 @@ class Swap:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Off-topic passages in the places of several players at once, in nats, [statement].
+
+    worth: ``v(N with them there) − v(N∖places)``: what a redundant set is held against.
+    """
+
+    places: tuple[int, ...]
+    titles: tuple[str, ...]
+    worth: np.ndarray
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "places": list(self.places),
+            "titles": list(self.titles),
+            "worth": self.worth.tolist(),
+        }
+
+
 def places(n_players: int, swaps: int, null: str, rng: np.random.Generator) -> list[int]:
     """Whose place each swap takes: ``swaps`` players at random, evenly, or of each that many."""
     if null == "per passage":
         return list(range(n_players)) * swaps
     orders = [rng.permutation(n_players) for _ in range(-(-swaps // n_players))]
     return [int(i) for order in orders for i in order][:swaps]
+
+
+def pairs(n_players: int, swaps: int, null: str, rng: np.random.Generator) -> list[list[int]]:
+    """Pairs of places that two off-topic passages take together: half as many as single swaps, so
+    that they cost no more; none of one player."""
+    if n_players < 2:
+        return []
+    wanted = swaps if null == "per passage" else max(1, swaps // 2)
+    return [sorted(rng.permutation(n_players)[:2].tolist()) for _ in range(wanted)]
 
 
 def swap(place: int, titles: Sequence[str], swapped: Known, plain: Known | None) -> Swap:
@@ -56,3 +84,14 @@ def swap(place: int, titles: Sequence[str], swapped: Known, plain: Known | None)
     with_it = swapped(np.stack([there, alone]))
     without = (swapped if plain is None else plain)(np.stack([~alone, ~there]))
     return Swap(place, titles[0], *(with_it - without))
+
+
+def joint(
+    places: Sequence[int], titles: Sequence[str], swapped: Known, plain: Known | None
+) -> Joint:
+    """Measure one swap of several places; arguments as of :func:`swap`. Cost: two masks."""
+    there = np.ones(swapped.game.n_players, bool)
+    gone = there.copy()
+    gone[list(places)] = False
+    without = (swapped if plain is None else plain)(gone[None])[0]
+    return Joint(tuple(places), tuple(titles), swapped(there[None])[0] - without)

@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from mechattr.errors import InputError
 
@@ -80,13 +81,17 @@ class OffTopic:
         """
         if count < 0:
             raise InputError(f"count is {count}; expected how many texts to pick, 0 or more.")
-        taken = content_words(avoid)
-        shared = np.array([len(words & taken) for words in self._words])
+        shared, far = self._shared(avoid)
         shuffled = rng.permutation(len(self))
         ranked = shuffled[np.argsort(shared[shuffled], kind="stable")]
-        far = max((len(self) + 1) // 2, int((shared == 0).sum()))
         order = np.concatenate([rng.permutation(ranked[:far]), ranked[far:]])
         return [self.texts[i] for i in np.resize(order, count)]
+
+    def _shared(self, avoid: str) -> tuple[Int[np.ndarray, " text"], int]:
+        """How many words each text shares with another; how many are far enough from it."""
+        taken = content_words(avoid)
+        shared = np.array([len(words & taken) for words in self._words])
+        return shared, max((len(self) + 1) // 2, int((shared == 0).sum()))
 
     def matched(
         self,
@@ -95,14 +100,15 @@ class OffTopic:
         text: str,
         pattern: Pattern,
         n_tokens: int,
-        more: Sequence[Text] | None = None,
+        avoid: str = "",
     ) -> str:
         """A passage of exactly ``n_tokens`` tokens as it stands in a prompt, where there is one.
 
         pattern: what makes a passage of a title and a text. Tokens are those of the whole block by
             itself, without special tokens.
-        more: texts to go on with where this one is too short, as often as needed; None: this
-            collection's, in its order from this one on.
+        avoid: as of :meth:`pick`. Where the text is too short, those of this collection go on that
+            are about something else, least overlap first, equals in their order from this one on;
+            all over again, as often as needed.
 
         The text is cut after a word; if tokens are missing, characters of what comes next, or a
         mark, fill it up. Where no cut gives ``n_tokens`` (a character may be several tokens), the
@@ -114,7 +120,6 @@ class OffTopic:
             raise InputError(
                 f"n_tokens is {n_tokens}; expected the length of a passage, 1 or more."
             )
-        rest = self._after(title, text) if more is None else [other for _, other in more]
         counted = _Counted(tokenizer, pattern, n_tokens)
         for head in _shorter(title):
             counted.title = head
@@ -125,14 +130,14 @@ class OffTopic:
                 f"A passage without title and text has {counted.of('')} tokens in this prompt, "
                 f"more than the {n_tokens} asked for."
             )
-        usable = [other for other in rest if other.strip()] or [text]
-        if not usable[0].strip():
-            raise InputError("There is no text to put in a passage's place: all given are empty.")
-        return counted.cut(_long_enough(text, usable, counted))
+        return counted.cut(_long_enough(text, self._after(title, text, avoid), counted))
 
-    def _after(self, title: str, text: str) -> list[str]:
+    def _after(self, title: str, text: str, avoid: str) -> list[str]:
+        shared, far = self._shared(avoid)
         here = self.texts.index((title, text)) if (title, text) in self.texts else -1
-        return [other for _, other in (*self.texts[here + 1 :], *self.texts[: here + 1])]
+        order = np.roll(np.arange(len(self)), -here - 1)
+        ranked = order[np.argsort(shared[order], kind="stable")]
+        return [self.texts[i][1] for i in ranked[:far]]
 
 
 class _Counted:

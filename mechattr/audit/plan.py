@@ -37,12 +37,12 @@ class Plan:
     earlier: whether earlier statements of an answer are players too.
     tokens: the method that highlights tokens inside passages, or None.
     tau, strong: nats. An effect counts above ``tau`` (ln 2: twice as likely), and is strong above
-        ``strong`` (ln 10). share: and it must be this part of the whole context effect.
+        ``strong`` (ln 10). share: and above this part of the gain: what the context does for the
+        tokens that it helps.
     alpha: level of the tests. control: whether "p" or "q" is held against it.
-    explained: the part of the surprise, −log p without it, that a used passage or redundant set
-        must take away to carry a statement. part: the part of the context effect that it must be
-        worth for that, and what a set must be worth beyond what its members are worth one by one,
-        to be redundant. carried: the part of the context effect that these must add up to.
+    part: the part of the context effect that a set must be worth beyond what its members are worth
+        one by one, to be redundant. carried: the part of the gain that used passages and redundant
+        sets must add up to. See ``verdicts.py``.
     memory: a statement is likely where its mean log p a token is at least this (−ln 2: its tokens
         are more likely than not).
     seed: of masks, swaps and bootstrap. Each question's draws depend on it and the question's id
@@ -64,7 +64,6 @@ class Plan:
     share: float = 0.1
     alpha: float = 0.05
     control: str = "p"
-    explained: float = 0.1
     part: float = 0.25
     carried: float = 0.5
     memory: float = -math.log(2)
@@ -113,10 +112,7 @@ class Plan:
             f"got tau={self.tau}, strong={self.strong}; expected 0 < tau <= strong, in nats": (
                 not 0 < self.tau <= self.strong
             ),
-            f"got share={self.share}; expected a part of the context effect, 0 to 1": (
-                not 0 <= self.share < 1
-            ),
-            f"got explained={self.explained}; expected a part, 0 to 1": not 0 <= self.explained < 1,
+            f"got share={self.share}; expected a part, 0 to 1": (not 0 <= self.share < 1),
             f"got carried={self.carried}; expected a part, 0 to 1": not 0 <= self.carried <= 1,
             f"got part={self.part}; expected a part, 0 to 1": not 0 <= self.part < 1,
             f"got memory={self.memory}; expected a log probability, at most 0": self.memory > 0,
@@ -137,9 +133,9 @@ class Plan:
             return dataclasses.replace(chosen, samples=rows, folds=folds, fit="ols")
         return dataclasses.replace(chosen, samples=rows, folds=folds)
 
-    def threshold(self, context_effect: float) -> float:
-        """Nats that a passage, or a set of them, must be worth to count."""
-        return max(self.tau, self.share * context_effect)
+    def threshold(self, gain: float) -> float:
+        """Nats that a passage must be worth to count."""
+        return max(self.tau, self.share * gain)
 
     def hidden_threshold(self, context_effect: float) -> float:
         """Nats that a set must be worth beyond its members, to be redundant."""

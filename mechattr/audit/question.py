@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 
 from mechattr.audit import drilling
 from mechattr.audit.answering import Stated, stated
-from mechattr.audit.generating import generate
+from mechattr.audit.generating import Generated, generate
 from mechattr.audit.offtopic import OffTopic
 from mechattr.audit.plan import Plan
 from mechattr.audit.records import Record
 from mechattr.audit.template import Framed, frame
 from mechattr.errors import InputError
-from mechattr.transformer.pieces import Layout, Piece
+from mechattr.transformer.pieces import Layout, Piece, tokenised
 from mechattr.transformer.prompts import tokenizer_of
 from mechattr.transformer.removal import RemovalGame
 
@@ -26,7 +27,8 @@ class Question:
     """A record, its answer in statements, and its prompt.
 
     pieces: the prompt, a :class:`Piece` for each player: passages, or their sentences.
-    generated: whether the answer is the model's own, made here.
+    generated: whether the answer is the model's own, made here. ``framed.lead`` is then what the
+        model itself began with: nothing, where it didn't write the lead.
     """
 
     model: Any
@@ -45,7 +47,8 @@ class Question:
         pieces = tuple(cut(record.passages))
         answer = record.stated
         if answer is None:
-            answer = _generated(model, record, pieces, plan)
+            answer, lead = _generated(model, record, pieces, framed.lead, plan)
+            framed = dataclasses.replace(framed, lead=lead)
         return cls(model, record, answer, framed, pieces, record.stated is None, plan.prepend_bos)
 
     @property
@@ -69,28 +72,16 @@ class Question:
         operator: str,
         texts: Mapping[int, str] | None = None,
         replacements: Mapping[int, str] | None = None,
-        up_to: int | None = None,
     ) -> RemovalGame:
         """The game of one operator.
 
         texts: of some players, by number, another text in their place.
         replacements: of every player, for operator "replace".
-        up_to: a statement's number: it alone is scored, and those before it are players too.
         """
-        pieces = self._with(texts or {}, replacements or {})
         answer, spans = self.scored()
-        if up_to is not None:
-            starts = [0, *(start for start, _ in spans[1:])]
-            for r in range(up_to):
-                start, stop = (_before_blank(answer, starts[i]) for i in (r, r + 1))
-                sid = self.answer.statements[r].sid
-                pieces.append(Piece(f"statement {sid}", answer[start:stop], None, "statement"))
-            begins = _before_blank(answer, starts[up_to])
-            start, stop = spans[up_to]
-            answer, spans = answer[begins:stop], [(start - begins, stop - begins)]
         return RemovalGame(
             self.model,
-            pieces,
+            self._with(texts or {}, replacements or {}),
             answer,
             statements=spans,
             operator=operator,  # type: ignore[arg-type]
@@ -141,11 +132,9 @@ class Question:
         avoid = " ".join([record.question, *(f"{p.title} {p.text}" for p in record.passages)])
         found = []
         for place, (title, text) in zip(places, chosen.pick(rng, avoid, len(places)), strict=True):
-            piece = self.players[place]
+            piece, pattern = self.players[place], self._pattern(place)
             n_tokens = len(tokenizer(piece.text, add_special_tokens=False)["input_ids"])
-            found.append(
-                (title, chosen.matched(tokenizer, title, text, self._pattern(place), n_tokens))
-            )
+            found.append((title, chosen.matched(tokenizer, title, text, pattern, n_tokens, avoid)))
         return found
 
     def _pattern(self, place: int) -> Any:
@@ -156,13 +145,11 @@ class Question:
         return lambda title, text: blank + text
 
 
-def _before_blank(text: str, at: int) -> int:
-    """Where the blanks before a place begin; 0 for the first."""
-    return len(text[:at].rstrip())
-
-
-def _generated(model: Any, record: Record, pieces: tuple[str | Piece, ...], plan: Plan) -> Stated:
-    """The model's own answer to the whole prompt."""
+def _generated(
+    model: Any, record: Record, pieces: tuple[str | Piece, ...], lead: str, plan: Plan
+) -> tuple[Stated, str]:
+    """The model's own answer to the whole prompt, and which lead comes before it: ``lead`` where
+    the model wrote that, else none."""
     layout = Layout.of(tokenizer_of(model), pieces, model.cfg.d_vocab, plan.prepend_bos)
     seed = plan.seed if record.seed is None else record.seed
     made = generate(
@@ -172,14 +159,32 @@ def _generated(model: Any, record: Record, pieces: tuple[str | Piece, ...], plan
         temperature=plan.temperature,
         seed=seed,
     )
-    text = made.text.strip()
-    if not text:
+    if not made.text.strip():
         raise InputError(
             "The model's answer is empty: it ends its turn at once. Give an answer, or another "
             "template."
         )
-    found = stated(text, record.passages, by_order=record.messages is None)
-    if made.ended or len(made.tokens) < plan.max_new_tokens:
-        return found
-    cut = f"The answer was cut at {plan.max_new_tokens} tokens; raise max_new_tokens."
-    return Stated(found.answer, found.scored, found.statements, (*found.warnings, cut))
+    lead = lead if made.text.startswith(lead) else ""
+    text, same = _as_generated(tokenizer_of(model), made)
+    found = stated(text.removeprefix(lead), record.passages, by_order=record.messages is None)
+    warnings = [*found.warnings]
+    if not same:
+        warnings.append(
+            "The tokenizer makes other tokens of the generated answer than the model wrote: what "
+            "is scored is the same text, in tokens that the model didn't choose."
+        )
+    if not made.ended:
+        room = model.cfg.n_ctx - len(layout.full) + 1
+        why = "raise max_new_tokens" if plan.max_new_tokens <= room else "the context ends there"
+        warnings.append(f"The answer was cut at {len(made.tokens)} tokens; {why}.")
+    return dataclasses.replace(found, warnings=tuple(warnings)), lead
+
+
+def _as_generated(tokenizer: Any, made: Generated) -> tuple[str, bool]:
+    """The text without blanks at its end, unless its last token is another without them; and
+    whether the tokenizer makes of it the tokens that the model wrote."""
+    for text in (made.text.rstrip(), made.text):
+        tokens, _ = tokenised(tokenizer, text, inside=True)
+        if tokens.tolist() == made.tokens[: len(tokens)].tolist():
+            return text, True
+    return made.text, False

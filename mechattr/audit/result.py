@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mechattr.audit import verdicts
+from mechattr.audit.counting import passage_verdicts
 from mechattr.audit.judging import judge, null_of
 from mechattr.audit.manifest import versions
 from mechattr.audit.plan import Plan
@@ -24,7 +25,7 @@ from mechattr.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_RULES = ("tau", "strong", "share", "explained", "part", "carried", "memory", "alpha", "control")
+_RULES = ("tau", "strong", "share", "part", "carried", "memory", "alpha", "control")
 """Settings that the report's legend tells."""
 
 DRAWS = 2000
@@ -39,6 +40,7 @@ class Audit:
     questions: what was measured of each, in the order of the records; see ``measuring.py``.
     problems: records that couldn't be used, with line and reason.
     plan: the settings. facts: what the measurements depend on besides the records.
+    source: where the records are from; see ``manifest.described``.
     """
 
     lines: list[dict[str, Any]]
@@ -46,6 +48,7 @@ class Audit:
     problems: list[Problem]
     plan: Plan
     facts: Mapping[str, Any]
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -55,20 +58,23 @@ class Audit:
         plan: Plan,
         facts: Mapping[str, Any],
         entails: Entails | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> Audit:
         """Judge what was measured."""
-        return cls(judge(questions, plan, entails), questions, problems, plan, facts)
+        lines = judge(questions, plan, entails)
+        return cls(lines, questions, problems, plan, facts, source or {})
 
     # --- as data ----------------------------------------------------------------------------------
 
     def to_frame(self, of: str = "passages") -> pd.DataFrame:
         """A table: a row for each passage of each statement, or (``of="statements"``) one for each
-        statement."""
+        statement; without what is told of single tokens."""
         import pandas as pd
 
         if of not in ("passages", "statements"):
             raise InputError(f"to_frame is of 'passages' or 'statements'; got {of!r}.")
-        left_out = {"passages", "operators", "warnings", "earlier"}
+        left_out = {"passages", "operators", "warnings", "earlier", "tokens"}
+        no_cells = {"ci95", "token_necessity", "token_sufficiency"}
         rows = []
         for line in self.lines:
             own = {k: v for k, v in line.items() if k not in left_out}
@@ -78,19 +84,24 @@ class Audit:
             own["statement_verdict"] = own.pop("verdict")
             for passage in line["passages"]:
                 low, high = passage["ci95"]
-                told = {k: v for k, v in passage.items() if k != "ci95"}
+                told = {k: v for k, v in passage.items() if k not in no_cells}
                 rows.append({**own, **told, "ci95_low": low, "ci95_high": high})
         return pd.DataFrame(rows)
 
     @cached_property
     def rates(self) -> list[dict[str, Any]]:
         """How often each verdict was given: of statements, of citations, of uncited passages; with
-        a 95 % interval from a bootstrap of whole questions."""
-        pairs = [(line, passage) for line in self.lines for passage in line["passages"]]
+        a 95 % interval from a bootstrap of whole questions. A statement's passages count once each,
+        where their sentences play too; see ``counting.py``."""
+        pairs = [
+            (line["id"], *found)
+            for line in self.lines
+            for found in passage_verdicts(line["passages"])
+        ]
         items = {
             "statements": [(line["verdict"], line["id"]) for line in self.lines],
-            "citations": [(p["verdict"], line["id"]) for line, p in pairs if p["cited"]],
-            "passages": [(p["verdict"], line["id"]) for line, p in pairs if not p["cited"]],
+            "citations": [(verdict, name) for name, cited, verdict in pairs if cited],
+            "passages": [(verdict, name) for name, cited, verdict in pairs if not cited],
         }
         every = {
             "statements": verdicts.STATEMENTS,
@@ -120,6 +131,7 @@ class Audit:
         """What was run, on what, with which versions."""
         return {
             **self.facts,
+            "source": dict(self.source),
             "judging": self.plan.describe(),
             "n_records": len(self.questions) + len(self.problems),
             "n_questions": len(self.questions),
@@ -148,7 +160,7 @@ class Audit:
         return {
             "n_questions": len(self.questions),
             "n_statements": len(self.lines),
-            "n_passages": sum(len(q["passages"]) for q in self.questions),
+            "n_passages": sum(len({p["of"] for p in q["passages"]}) for q in self.questions),
             "n_forwards": sum(q["n_forwards"] for q in self.questions),
             "seconds": sum(q["seconds"] for q in self.questions),
             "operator": self.plan.operators[0],
@@ -256,6 +268,12 @@ def _shown(question: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> d
         **{key: question[key] for key in kept},
         "tokens": tokens,
         "statements": list(lines),
+        "citations": [
+            verdict
+            for line in lines
+            for cited, verdict in passage_verdicts(line["passages"])
+            if cited
+        ],
         "highlights": question.get("highlights", []),
     }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mechattr.audit.ledger import Ledger
-from mechattr.audit.manifest import depends_on
+from mechattr.audit.manifest import depends_on, described, prompted
 from mechattr.audit.measuring import Measurer
 from mechattr.audit.offtopic import OffTopic
 from mechattr.audit.plan import Plan
@@ -61,13 +62,14 @@ def run(
     if not usable:
         raise InputError("There is no record: the source is empty.")
     files = Files.of(out)  # what is wrong with it is said before the model is loaded
+    told = described(records, len(usable))
     loaded = _loaded(model)
     texts = OffTopic() if off_topic is None else OffTopic(off_topic)
     measurer = Measurer(loaded, chosen, texts, chosen.n_swaps(sum(usable)))
     facts = depends_on(loaded, chosen, texts, measurer.swaps)
     ledger = Ledger(files.measured if files else None, facts, fresh=fresh)
-    questions, problems = _measured(read(source), measurer, ledger, len(usable), progress)
-    audit = Audit.of(questions, problems, chosen, facts, entails)
+    questions, problems, prompts = _measured(read(source), measurer, ledger, len(usable), progress)
+    audit = Audit.of(questions, problems, chosen, facts, entails, {**told, **prompts})
     if files:
         files.write(audit)
     return audit
@@ -104,21 +106,24 @@ def _measured(
     ledger: Ledger,
     n_records: int,
     progress: bool,
-) -> tuple[list[dict[str, Any]], list[Problem]]:
+) -> tuple[list[dict[str, Any]], list[Problem], dict[str, int]]:
+    """The measured questions, the problems, and what the prompts of the former were made of."""
     from tqdm.auto import tqdm
 
     questions: list[dict[str, Any]] = []
     problems: list[Problem] = []
+    prompts: Counter[str] = Counter(own_template=0, messages=0, generated=0)
     bar = tqdm(total=n_records, desc="audit", unit="question", disable=not progress, leave=False)
     with bar:
         for entry in entries:
             found = entry if isinstance(entry, Problem) else _one(entry, measurer, ledger)
-            if isinstance(found, Problem):
-                problems.append(found)
-            else:
+            if isinstance(entry, Record) and not isinstance(found, Problem):
                 questions.append(found)
+                prompts.update(prompted(entry))
+            elif isinstance(found, Problem):
+                problems.append(found)
             bar.update()
-    return questions, problems
+    return questions, problems, dict(prompts)
 
 
 def _one(record: Record, measurer: Measurer, ledger: Ledger) -> dict[str, Any] | Problem:

@@ -1,39 +1,41 @@
 """The rules by which effects become verdicts: pure, and all in one place.
 
-All effects are in nats, of one statement. C = F − E is what the context does; an effect counts
-above h = max(τ, share · C).
+All effects are in nats, of one statement. C = F − E is what the context does, and *gain* what it
+does for the tokens that it helps: more than C where passages mislead. An effect counts above
+h = max(τ, share · gain). What a statement *owes* to a passage alone (see ``decisive.py``) is the
+sum of its necessities for those tokens of which at least half of the context's help is lost without
+it. (Passages of the same kind teach a statement's form, whatever it says: each does a little for
+every token.)
 
 A passage is
 
-- **used** where its necessity is above h, and above chance (what an off-topic passage in its place
-  does; p, or q, at most α): "cited and used" or "used but uncited"; "supported" where the cited
-  passages that are used also entail the statement;
-- **redundant support** where it is in a set that is worth more together than the sum of its
-  members' necessities, by ``part`` · C and τ at least, and more than chance: another passage says
-  the same. A used passage in such a set is redundant unless it carries the statement by itself
-  (below);
-- **cited but unused** where it is cited, and both effects are below h: its necessity, and the upper
-  bound of its effect given the passages that are used (see ``given.py``). That p is large isn't
-  enough;
+- **used** where both its necessity and what the statement owes to it are above h, and the former is
+  above chance (what an off-topic passage in its place does; p, or q, at most α): "cited and used"
+  or "used but uncited"; "supported" where the cited passages that are used also entail the
+  statement;
+- **redundant support** where it isn't used alone, but is in a set that is worth more together than
+  the sum of its members' necessities, by ``part`` · C and τ at least, and more than chance:
+  another passage says the same;
+- **cited but unused** where it is cited, and both what the statement owes to it and the upper bound
+  of its effect given the passages that are used (see ``given.py``) are below h, unless its
+  necessity is above h and above chance. That p is large isn't enough;
 - **not used** where it is uncited and none of these. No claim that it does nothing;
 - **inconclusive** where it is cited and none of these.
 
-A used passage or redundant set carries a statement where it is worth at least ``part`` of C, and
-takes away at least ``explained`` of the surprise that there is without it. (Passages of the same
-kind teach a statement's form, whatever it says: each takes away a little.) A statement is helped by
-its context where what carries it adds up to ``carried`` of C. That C itself is above τ isn't asked:
-other passages may mislead the model as much as the source helps. One that isn't helped, or that the
-model finds likely without passages while C ≤ τ, is
+A statement is helped by its context where what it owes to used passages and redundant sets adds up
+to ``carried`` · gain. That C itself is above τ isn't asked: other passages may mislead the model as
+much as the source helps. One that isn't helped, or that the model finds likely without passages
+while C ≤ τ, is
 
 - **not distinguishable from parametric memory** where the model finds it likely (mean log p a token
   without passages at least ``memory``);
-- **inconclusive** where a passage would carry it, were its effect above chance: with a small null,
-  nothing is;
+- **inconclusive** where it would be helped by a passage, were that one's effect above chance: with
+  a small null, nothing is;
 - **unsupported** otherwise.
 
 One that is helped is
 
-- **redundant support** where no used passage carries it by itself;
+- **redundant support** where no passage is used alone;
 - "supported", **cited and used** where a cited passage is used, or one in a redundant set is cited;
 - **cited but unused** where neither is, and a citation is shown to be unused;
 - **used but uncited** otherwise.
@@ -41,6 +43,7 @@ One that is helped is
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -64,23 +67,32 @@ Entails: TypeAlias = Callable[[str, str], bool]
 class Evidence:
     """A passage's part in a statement.
 
-    effect, necessary: its necessity, and whether that is above h and above chance.
-    carries: whether it is necessary, and carries the statement by itself.
-    group, group_effect: the redundant set, above chance, that it is in, and what that is worth;
-        none: empty.
+    effect, own: its necessity, and what the statement owes to it alone. alone: whether both count.
+    above_chance: whether its necessity is.
+    group, group_effect, group_own: the redundant set, above chance, that it is in, what that is
+        worth, and what the statement owes to it; none: empty.
     upper: the upper bound of its effect given the passages that are used.
     entailed: whether the cited and used passages entail the statement; None without a plug-in.
+    of: the passage, where its sentences play.
     """
 
     cited: bool
     effect: float
-    necessary: bool
-    carries: bool
+    own: float
+    alone: bool
+    above_chance: bool
     group: tuple[int, ...]
     group_effect: float
+    group_own: float
     upper: float
     h: float
     entailed: bool | None = None
+    of: str = ""
+
+    @property
+    def necessary(self) -> bool:
+        """Used, by itself."""
+        return self.alone and self.above_chance
 
     @property
     def used(self) -> bool:
@@ -89,26 +101,27 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        if self.group and not self.carries:
-            return REDUNDANT
-        if self.necessary and self.cited:
-            return SUPPORTED if self.entailed else USED
         if self.necessary:
-            return UNCITED
+            return UNCITED if not self.cited else SUPPORTED if self.entailed else USED
+        if self.group:
+            return REDUNDANT
         if not self.cited:
             return NOT_USED
-        return UNUSED if max(self.upper, self.effect) < self.h else INCONCLUSIVE
+        nothing = self.effect <= self.h or not self.above_chance
+        return UNUSED if nothing and max(self.own, self.upper) < self.h else INCONCLUSIVE
 
 
 @dataclass(frozen=True)
 class Whole:
     """A statement with its whole context.
 
-    full, none: its log p with all passages, and with none. n_tokens: of the statement.
+    full, none: its log p with all passages, and with none. gain: what the context does for the
+        tokens that it helps. n_tokens: of the statement.
     """
 
     full: float
     none: float
+    gain: float
     n_tokens: int
 
     @property
@@ -122,28 +135,37 @@ def statement_verdict(whole: Whole, passages: Sequence[Evidence], plan: Plan) ->
     if not helped(whole, passages, plan) or (likely and whole.effect <= plan.tau):
         if likely:
             return MEMORY
-        unproven = [e.effect for e in passages if e.effect > e.h and not e.necessary]
-        by_chance = any(carries(effect, whole, plan) for effect in unproven)
-        return INCONCLUSIVE if by_chance else UNSUPPORTED
-    if not any(e.carries for e in passages):
+        were = [dataclasses.replace(e, above_chance=True) for e in passages]
+        return INCONCLUSIVE if helped(whole, were, plan) else UNSUPPORTED
+    if not any(e.necessary for e in passages):
         return REDUNDANT
     if any(e.cited and e.used for e in passages):
         return SUPPORTED if any(e.entailed for e in passages) else USED
-    return UNUSED if any(e.verdict == UNUSED for e in passages) else UNCITED
+    return UNUSED if _unused(passages) else UNCITED
+
+
+def _unused(passages: Sequence[Evidence]) -> bool:
+    """Whether a citation is shown to be unused: where sentences play, each of its passage's."""
+    shown: dict[str, list[bool]] = {}
+    for j, e in enumerate(passages):
+        if e.cited:
+            shown.setdefault(e.of or str(j), []).append(e.verdict == UNUSED)
+    return any(all(each) for each in shown.values())
 
 
 def helped(whole: Whole, passages: Sequence[Evidence], plan: Plan) -> bool:
-    """Whether passages or sets carry a statement, and what the context does for it."""
-    sets = {e.group: e.group_effect for e in passages if e.group}
-    parts = [e.effect for e in passages if e.necessary] + list(sets.values())
-    carrying = [part for part in parts if carries(part, whole, plan)]
-    return bool(carrying) and sum(carrying) >= plan.carried * whole.effect
+    """Whether what is owed to used passages and redundant sets is most of what the context does."""
+    alone = {j: e.own for j, e in enumerate(passages) if e.necessary}
+    sets = {e.group: e.group_own for e in passages if e.group}
+    # What is owed to a member is owed to its set too: it counts once.
+    more = [own - sum(alone.get(j, 0.0) for j in group) for group, own in sets.items()]
+    owed = sum(alone.values()) + sum(max(0.0, own) for own in more)
+    return bool(alone or sets) and owed >= plan.carried * whole.gain
 
 
-def carries(part: float, whole: Whole, plan: Plan) -> bool:
-    """Whether an effect is more than that of a passage that is merely of the same kind."""
-    surprise = part - whole.full
-    return part >= max(plan.tau, plan.part * whole.effect, plan.explained * surprise)
+def counts(effect: float, own: float, whole: Whole, plan: Plan) -> bool:
+    """Whether a passage's necessity counts, and what the statement owes to it alone."""
+    return min(effect, own) > plan.threshold(whole.gain)
 
 
 def strength(context_effect: float, plan: Plan) -> str:

@@ -1,5 +1,5 @@
-"""The command line: ``mechattr demo``, ``attribute``, ``compare``, ``circuit``, ``audit``, and
-lists of what they take: ``models``, ``methods``, ``tasks``.
+"""The command line: ``mechattr demo``, ``attribute``, ``compare``, ``circuit``, ``audit``,
+``inside``, and lists of what they take: ``models``, ``methods``, ``tasks``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 it failed
 while running, 2 the request can't be carried out as given, 3 an audit is beyond a limit of
@@ -20,6 +20,7 @@ from mechattr.cli.audit_command import audit
 from mechattr.cli.circuit_command import circuit
 from mechattr.cli.compare_command import compare
 from mechattr.cli.demo_command import demo
+from mechattr.cli.inside_command import inside
 from mechattr.cli.listings import methods, models, tasks
 from mechattr.errors import InputError, MechattrError, NotSupportedError
 
@@ -36,6 +37,7 @@ app.command(no_args_is_help=True)(attribute)
 app.command(no_args_is_help=True)(compare)
 app.command(no_args_is_help=True)(circuit)
 app.command(no_args_is_help=True)(audit)
+app.command(no_args_is_help=True)(inside)
 app.command()(models)
 app.command()(methods)
 app.command()(tasks)
@@ -64,7 +66,8 @@ def about(
     [bold]mechattr attribute[/bold], see what its methods miss with
     [bold]mechattr compare[/bold], find the circuit of a task with
     [bold]mechattr circuit[/bold], or see which passages an answer relied on with
-    [bold]mechattr audit[/bold] (their --help has examples).
+    [bold]mechattr audit[/bold], and where in them with [bold]mechattr inside[/bold]
+    (their --help has examples).
     """
 
 

@@ -11,7 +11,7 @@ from mechattr.cli import audit_options as a
 from mechattr.cli import options as o
 from mechattr.errors import InputError, UnknownNameError
 
-MORE = ("strong", "explained", "part", "carried", "memory", "temperature")
+MORE = ("strong", "part", "carried", "memory", "temperature")
 """Settings for --set."""
 
 BROKEN = 3
@@ -74,6 +74,7 @@ def audit(
     from mechattr.audit.failing import Limit
     from mechattr.audit.plan import Plan
     from mechattr.audit.running import run
+    from mechattr.cli import inside_command, parsing
     from mechattr.cli.running import Output, load, writable
     from mechattr.display.audit_terminal import audit_summary
 
@@ -81,7 +82,7 @@ def audit(
     settings = dict(
         operators=tuple(part.strip() for part in operator.split(",") if part.strip()),
         unit=unit,
-        template=None if template is None else _text(template),
+        template=None if template is None else parsing.text_of(template),
         surrogate=surrogate,
         samples=samples,
         shapley=shapley,
@@ -98,7 +99,7 @@ def audit(
     )
     settings |= _rules(rules or []) | ({} if tau is None else {"tau": tau})
     plan = Plan(**settings)  # type: ignore[arg-type]
-    texts = None if off_topic is None else _passages(_text(off_topic))
+    texts = None if off_topic is None else parsing.paragraphs(off_topic)
     judge = None if entails is None else _function(entails)
     page, lines = writable(html, ".html"), writable(out, ".jsonl")
     if not records.is_file():
@@ -106,7 +107,11 @@ def audit(
     output = Output()
     loaded = load(output, model, device=device, dtype=dtype, hooked=hooked)
     found = run(loaded, records, plan=plan, out=lines, off_topic=texts, entails=judge, fresh=fresh)
-    audit_summary(found.report, output.console)
+    audit_summary(
+        found.report,
+        output.console,
+        inside=inside_command.command(records, model, template, plan),
+    )
     output.say(f"Lines: {lines}")
     if page is not None:
         output.say(f"Report: {found.to_html(page)}")
@@ -135,17 +140,6 @@ def _rules(given: list[str]) -> dict[str, float]:
         except ValueError:
             raise InputError(f"--set {text!r} can't be read; write --set NAME=NUMBER.") from None
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Can't read {path}: {error}") from None
-
-
-def _passages(text: str) -> list[str]:
-    return [part.strip() for part in text.split("\n\n") if part.strip()]
 
 
 def _function(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The options that only ``mechattr audit`` has; the others are in ``options.py``."""
+"""The options of ``mechattr audit``, some of them ``inside``'s too; more are in ``options.py``."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ OffTopic = Annotated[
     typer.Option(
         help="A file of off-topic passages, a blank line between two. Default: those that come "
         "with mechattr.",
-        rich_help_panel=RULES,
+        rich_help_panel=METHOD,
         show_default=False,
     ),
 ]
@@ -108,14 +108,17 @@ Tau = Annotated[
 ]
 Share = Annotated[
     float,
-    typer.Option(help="And this part of what the whole context does.", rich_help_panel=RULES),
+    typer.Option(
+        help="And this part of what the passages do for the words that they help.",
+        rich_help_panel=RULES,
+    ),
 ]
 Rules = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Another threshold of the rules: strong, explained, part, carried, memory, such as "
-        "part=0.2; or temperature, of a generated answer. Repeat for several.",
+        help="Another threshold of the rules: strong, part, carried, memory, such as part=0.2; "
+        "or temperature, of a generated answer. Repeat for several.",
         rich_help_panel=RULES,
         show_default=False,
     ),

@@ -365,12 +365,21 @@ def _pair(line: str, where: str) -> dict[str, str]:
     return pair
 
 
-def _lines(path: Path) -> list[str]:
+def text_of(path: Path) -> str:
+    """What a file says."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Can't read {path}: {error}") from None
-    lines = [line for line in text.splitlines() if line.strip()]
+
+
+def paragraphs(path: Path) -> list[str]:
+    """A file's texts, a blank line between two."""
+    return [part.strip() for part in text_of(path).split("\n\n") if part.strip()]
+
+
+def _lines(path: Path) -> list[str]:
+    lines = [line for line in text_of(path).splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{path} has no lines.")
     return lines

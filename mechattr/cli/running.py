@@ -1,10 +1,11 @@
-"""What ``attribute``, ``demo`` and ``circuit`` do: check, load, run with a clock, print, save,
+"""What the commands that attribute something do: check, load, run with a clock, print, save,
 report."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,8 +61,12 @@ class Output:
         """``mechattr.attribute`` under a clock."""
         import mechattr as ma
 
+        return self.timed(lambda: ma.attribute(game, method, **how))
+
+    def timed(self, work: Callable[[], Any]) -> Any:
+        """A result, under the clock that :meth:`show` tells."""
         start = time.perf_counter()
-        scores = ma.attribute(game, method, **how)
+        scores = work()
         self.seconds = time.perf_counter() - start
         return scores
 

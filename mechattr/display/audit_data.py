@@ -11,6 +11,8 @@ from mechattr.display.audit_words import LOOKS, look, rank
 BUDGET = 60_000_000
 """Letters of passages that a page may hold; where there are more, long passages are cut."""
 
+_OF_TOKENS = ("token_necessity", "token_sufficiency")
+
 LEAST = 400
 """Letters that a cut leaves of any passage."""
 
@@ -49,6 +51,12 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.5g}") if abs(value) < 1 else round(value, 4)
 
 
+def thousandths(values: Sequence[Any]) -> list[float | int | None]:
+    """Numbers of single tokens, of which a page has very many: three decimals, and 0 for 0.0."""
+    told = [None if value is None else float(value) for value in values]
+    return [None if x is None or not math.isfinite(x) else round(x, 3) or 0 for x in told]
+
+
 def longest_passage(questions: Sequence[Mapping[str, Any]], budget: int) -> int:
     """Letters that each passage may have, so that all together stay within the budget."""
     sizes = sorted(len(p["text"]) for question in questions for p in question["passages"])
@@ -62,7 +70,12 @@ def longest_passage(questions: Sequence[Mapping[str, Any]], budget: int) -> int:
 
 
 def packed(question: Mapping[str, Any], longest: int) -> dict[str, Any]:
-    """One question as the page's script reads it. Offsets are in letters (code points)."""
+    """One question as the page's script reads it. Offsets are in letters (code points).
+
+    A token is its start and end, its two log p and the number of its statement.
+    """
+    tokens = question.get("tokens") or []
+    number = {line["sid"]: k for k, line in enumerate(question["statements"])}
     return {
         "id": clean(question["id"]),
         "question": clean(question["question"]),
@@ -72,10 +85,17 @@ def packed(question: Mapping[str, Any], longest: int) -> dict[str, Any]:
         "warnings": clean(question.get("warnings") or []),
         "passages": [_passage(passage, longest) for passage in question["passages"]],
         "tokens": [
-            [t["start"], t["end"], clean(t.get("logp_full")), clean(t.get("logp_none"))]
-            for t in question.get("tokens") or []
+            [
+                *(t["start"], t["end"]),
+                *thousandths([t.get("logp_full"), t.get("logp_none")]),
+                number.get(t.get("sid")),
+            ]
+            for t in tokens
         ],
-        "statements": [_statement(line) for line in question["statements"]],
+        "statements": [
+            _statement(line, sum(t.get("sid") == line["sid"] for t in tokens))
+            for line in question["statements"]
+        ],
         "highlights": [
             {
                 "sid": clean(one["sid"]),
@@ -105,18 +125,38 @@ def _passage(passage: Mapping[str, Any], longest: int) -> dict[str, Any]:
     return made | {"letters": len(text)} if len(text) > longest else made
 
 
-def _statement(line: Mapping[str, Any]) -> dict[str, Any]:
-    # The text is in the answer, the id in the question.
-    return {key: clean(value) for key, value in line.items() if key not in ("id", "text")}
+def _statement(line: Mapping[str, Any], n_tokens: int) -> dict[str, Any]:
+    """A statement of ``n_tokens`` tokens as the script reads it."""
+    # The text is in the answer, the id and the tokens in the question.
+    kept = {key: value for key, value in line.items() if key not in ("id", "text", "tokens")}
+    passages = [_score(entry, n_tokens) for entry in kept.pop("passages")]
+    if kept.get("operators"):  # words are shown by the first operator only
+        kept["operators"] = {
+            name: {**told, "passages": [_score(one, 0) for one in told.get("passages") or []]}
+            for name, told in kept["operators"].items()
+        }
+    return clean(kept) | {"passages": passages}
+
+
+def _score(entry: Mapping[str, Any], n_tokens: int) -> dict[str, Any]:
+    """A passage's numbers for a statement; those of single tokens where there is one for each."""
+    made = {key: clean(value) for key, value in entry.items() if key not in _OF_TOKENS}
+    for key in _OF_TOKENS:
+        values = entry.get(key)
+        if n_tokens and values is not None and len(values) == n_tokens:
+            made[key] = thousandths(values)
+    return made
 
 
 def verdicts(question: Mapping[str, Any]) -> list[str]:
     """Those that a filter finds the question by: its statements', and its citations'."""
-    found: list[str] = []
-    for line in question["statements"]:
-        found.append(str(line["verdict"]))
-        found += [str(p["verdict"]) for p in line["passages"] if p.get("cited") and "verdict" in p]
-    return list(dict.fromkeys(found))
+    found = [str(line["verdict"]) for line in question["statements"]]
+    # Where sentences play, a citation is of the passage, and what it comes to is told.
+    told = question.get("citations")
+    if told is None:
+        entries = [entry for line in question["statements"] for entry in line["passages"]]
+        told = [p["verdict"] for p in entries if p.get("cited") and "verdict" in p]
+    return list(dict.fromkeys([*found, *map(str, told)]))
 
 
 def alarm(question: Mapping[str, Any]) -> tuple[int, ...]:

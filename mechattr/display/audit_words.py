@@ -35,7 +35,9 @@ class Look:
         return "v-" + known.replace(" ", "-")
 
 
-_USED = "its necessity is above h and above chance ({test} ≤ {alpha})"
+_USED = (
+    "its necessity and what is owed to it are above h, the former above chance ({test} ≤ {alpha})"
+)
 
 LOOKS = (
     Look(
@@ -48,9 +50,9 @@ LOOKS = (
     Look(
         "cited but unused", "!", "cited, unused",
         "It cites a passage that it doesn't depend on: without that passage it is as likely.",
-        "cited, and both its necessity and the upper bound of its effect while the used passages "
-        "are there are below h; that nothing was found isn't enough. Of a statement: another "
-        "passage is used, and no cited one",
+        "cited; what is owed to it, and the upper bound of its effect while the used passages are "
+        "there, are below h; that nothing was found isn't enough. Of a statement: another passage "
+        "is used, and no cited one",
         ("#984900", "#ffb060"), ("#fde3c4", "#54330d"),
     ),
     Look(
@@ -76,7 +78,7 @@ LOOKS = (
         "redundant support", "=", "redundant",
         "Passages carry it together, but no single one is needed: several say the same.",
         "in a set that is worth more together than its members one by one, by τ and {part} of C at "
-        "least, and more than chance. Of a statement: no used passage carries it by itself",
+        "least, and more than chance. Of a statement: no passage is used by itself",
         ("#1f66b0", "#86bbff"), ("#d6e7f9", "#1b3454"),
     ),
     Look(
@@ -155,14 +157,22 @@ def terms(report: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         (
             "h",
             f"what an effect must be above to count: τ = {threshold(report, 'tau')}, or "
-            f"{100 * float(told['share']):g} % of C where that is more.",
+            f"{100 * float(told['share']):g} % of the gain where that is more.",
+        ),
+        (
+            "gain",
+            "what the passages do for the words (tokens) that they help: more than C where some "
+            "mislead.",
+        ),
+        (
+            "owed to a passage alone",
+            "the sum of its necessities for those words of which at least half of the passages' "
+            "help is lost without it. What merely resembles does a little for every word.",
         ),
         (
             "helped by its context",
-            f"used passages and redundant sets that carry it (each worth τ, "
-            f"{100 * float(told['part']):g} % of C and {100 * float(told['explained']):g} % of the "
-            f"statement's surprise without it, or more) add up to "
-            f"{100 * float(told['carried']):g} % of C.",
+            "what is owed to used passages and redundant sets adds up to "
+            f"{100 * float(told['carried']):g} % of the gain.",
         ),
     )
 

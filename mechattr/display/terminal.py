@@ -20,7 +20,7 @@ from rich.text import Text
 from mechattr.attribution import Attribution
 from mechattr.display import scale, words
 from mechattr.display.ranking import Ranking, ranking
-from mechattr.display.tokens import readable
+from mechattr.display.tokens import printable, readable
 from mechattr.display.views import Heat, Strip, View, kinds_with_grid
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def tokens_text(shown: Strip) -> Text:
     for token, value in zip(shown.axis.tokens or (), shown.scores.values, strict=True):
         style = f"{scale.ink(value, end)} on {scale.colour(value, end)}"
         # A newline would cut the coloured run: it is shown, then made.
-        for line in (token or "").replace("\n", "↵\n").splitlines(keepends=True):
+        for line in printable(token or "").replace("\n", "↵\n").splitlines(keepends=True):
             text.append(line.rstrip("\n"), style=style)
             text.append("\n" if line.endswith("\n") else "")
     text.append("\n")

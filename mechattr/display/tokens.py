@@ -42,15 +42,23 @@ def _visible(character: str) -> str:
     return character
 
 
+def printable(token: str) -> str:
+    """A token as it reads, blanks and line breaks too, with nothing that a terminal would obey."""
+    return "".join(c if c == "\n" else _visible(c) for c in token)
+
+
 def player_and_token(name: str, token: str) -> tuple[str, str]:
     """A player's name and its token, both readable: ``("L5H3@5", " to")`` is ``("L5H3@5", "·to")``.
 
     A token's own name says its token already: ``("5: to", " to")`` is ``("5 ·to", "")``.
     """
     if token and name.endswith(f":{token}"):
-        return f"{name[: -len(token) - 1]} {readable(token, LONGEST)}", ""
-    name = " ".join(readable(word) for word in name.split(" ") if word)
-    return name, readable(token, LONGEST) if token else ""
+        return f"{_words(name[: -len(token) - 1])} {readable(token, LONGEST)}", ""
+    return _words(name), readable(token, LONGEST) if token else ""
+
+
+def _words(name: str) -> str:
+    return " ".join(readable(word) for word in name.split(" ") if word)
 
 
 def position_labels(prompts: Sequence[Sequence[str]], positions: Sequence[object]) -> list[str]:

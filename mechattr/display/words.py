@@ -110,6 +110,9 @@ def number(value: float, *, sign: bool = True, digits: int = 4) -> str:
 
 _KINDS = {
     "token": ("token", "tokens"),
+    "word": ("word", "words"),
+    "sentence": ("sentence", "sentences"),
+    "passage": ("passage", "passages"),
     "head": ("head", "heads"),
     "mlp": ("MLP", "MLPs"),
     "attention": ("attention layer", "attention layers"),
@@ -124,6 +127,10 @@ _KINDS = {
 }
 
 
+_TEXT = ("token", "word", "sentence")
+"""Kinds that are a position themselves."""
+
+
 def players_text(players: Players) -> str:
     """``"14 tokens + 3,780 (head, position) pairs"``."""
     kinds = [str(kind) for kind in players.coords["kind"]]
@@ -132,7 +139,7 @@ def players_text(players: Players) -> str:
     for kind in dict.fromkeys(kinds):
         count = kinds.count(kind)
         one, many = _KINDS.get(kind, (kind, f"× {kind}"))
-        if kind != "token" and positions[kinds.index(kind)] is not None:
+        if kind not in _TEXT and positions[kinds.index(kind)] is not None:
             one, many = f"({one}, position) pair", f"({one}, position) pairs"
         parts.append(f"{count:,} {one if count == 1 else many}")
     return " + ".join(parts)

@@ -18,9 +18,13 @@ def effects(
     groups: Sequence[Sequence[Sequence[int]]] | None = None,
     operator: str = "remove",
 ) -> dict[str, Any]:
-    """Of one operator: a value function a statement; nulls [swap][statement]; redundant sets."""
+    """Of one operator: a value function a statement (of one token); nulls [swap][statement]."""
     sets = [frozenset(s) for k in range(n + 1) for s in itertools.combinations(range(n), k)]
     every, none = frozenset(range(n)), frozenset[int]()
+
+    def tokens(of: frozenset[int]) -> list[float]:
+        return [v(of) for v in values]
+
     groups = groups or [[] for _ in values]
     return {
         "operator": operator,
@@ -32,17 +36,27 @@ def effects(
         "ci95": [[[0.25, None]] * n for _ in values],
         "lds": [None for _ in values],
         "groups": [
-            [{"players": list(g), "effect": v(every) - v(every - set(g))} for g in own]
+            [
+                {
+                    "players": list(g),
+                    "effect": v(every) - v(every - set(g)),
+                    "tokens_without": tokens(every - set(g)),
+                }
+                for g in own
+            ]
             for own, v in zip(groups, values, strict=True)
         ],
-        "tokens_full": [-1.0],
-        "tokens_none": [-2.0],
+        "tokens_full": tokens(every),
+        "tokens_none": tokens(none),
+        "tokens_without": [tokens(every - {j}) for j in range(n)],
+        "tokens_alone": [tokens(frozenset({j})) for j in range(n)],
         "masks": ["".join("01"[j in s] for j in range(n)) for s in sets],
         "values": [[v(s) for v in values] for s in sets],
         "swaps": [
             {"place": i % n, "title": "", "necessity": list(null), "sufficiency": [0.0] * len(null)}
             for i, null in enumerate(nulls)
         ],
+        "pairs": [{"places": [0, 1], "titles": ["", ""], "worth": list(null)} for null in nulls],
     }
 
 
@@ -84,7 +98,10 @@ def question(
              "n_tokens": n_tokens, "cited": [pids[j] for j in cited[s]]}
             for s in range(len(values))
         ],
-        "tokens": [{"text": "Said.", "start": 0, "end": 5, "sid": "s1"}],
+        "tokens": [
+            {"text": "Said.", "start": 6 * s, "end": 6 * s + 5, "sid": f"s{s + 1}"}
+            for s in range(len(values))
+        ],
         "effects": [
             effects(values, n, nulls, groups),
             *(effects(v, n, nulls, groups, operator) for operator, v in others),

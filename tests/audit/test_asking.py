@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mechattr.audit.judging import judge
 from mechattr.audit.measuring import Measurer
 from mechattr.audit.offtopic import OffTopic
 from mechattr.audit.plan import Plan
@@ -101,6 +102,11 @@ def test_tokens_sum_to_statements(name):
             total = np.array(found["effects"][0][f"tokens_{key}"])[own].sum()
             assert found["statements"][i]["n_tokens"] == sum(own)
             assert total == pytest.approx(found["effects"][0][key][i], abs=1e-9)
+    for j in range(N):
+        for key, here in (("without", EVERY - {j}), ("alone", {j})):
+            shown = prompt([BLOCKS[i] for i in sorted(here)])
+            logs, _ = small.token_log_probs(name, shown, f" {small.SCORED}")
+            assert_close(found["effects"][0][f"tokens_{key}"][j], logs.numpy())
     places = [(t["start"], t["end"]) for t in found["tokens"]]
     shown = [small.ANSWER[a:b] for a, b in places]
     assert [text.strip() for text in shown] == [t["text"].strip() for t in found["tokens"]]
@@ -152,6 +158,43 @@ def test_shapley_values_are_sampled_where_subsets_are_too_many():
     assert np.median(found["shapley_stderr"]) > 0.1
 
 
+SIX = [{"pid": f"p{i}", "text": text} for i, text in enumerate((
+    "Mary went to the store and had a drink.", "John sat on the mat.", "Tom slept in the park.",
+    "Anna played.", "The dog lasted from year to year.", "a cat sat on a bad mat of the war"))
+]  # fmt: skip
+
+
+def test_more_is_asked_of_what_is_cited_and_not_needed():
+    """With what carries the statement there: the others come and go."""
+    plain = record(passages=SIX, answer="John sat on the mat.")
+    before = measured("llama-bridge", plain)["effects"][0]
+    (line,) = judge([{**measured("llama-bridge", plain), "warnings": []}], Plan())
+    full, none = (
+        np.array([t[f"logp_{which}"] for t in line["tokens"]]) for which in ("full", "none")
+    )
+    threshold = Plan().threshold(np.maximum(full - none, 0).sum())
+    counted = [min(p["necessity"], p["decisive"]) for p in line["passages"]]
+    support = set(np.flatnonzero(np.array(counted) > threshold))
+    support.update(j for group in before["groups"][0] for j in group["players"])
+    assert 0 < len(support) < 5
+    idle = next(j for j in range(6) if j not in support)
+
+    def more(*cited: int) -> list[str]:
+        marks = "".join(f"[p{j}]" for j in cited)
+        given = record(passages=SIX, answer=f"John sat on the mat {marks}.")
+        now = measured("llama-bridge", given)["effects"][0]
+        assert now["masks"][: len(before["masks"])] == before["masks"]
+        np.testing.assert_array_equal(now["values"][: len(before["masks"])], before["values"])
+        return now["masks"][len(before["masks"]) :]
+
+    assert more(*support) == []
+    asked = more(*support, idle)
+    assert len(asked) >= 6, "equal masks count once"
+    for mask in asked:
+        assert all(mask[j] == "1" for j in support)
+    assert 0 < sum(mask[idle] == "1" for mask in asked) < len(asked)
+
+
 # --- the null -------------------------------------------------------------------------------------
 
 
@@ -179,6 +222,28 @@ def test_swaps_put_an_off_topic_text_in_a_passages_place(name, operator):
             continue
         assert_close(swap["necessity"], v(EVERY) - v(EVERY - {j}))
         assert_close(swap["sufficiency"], v(frozenset({j})) - v(frozenset()))
+
+
+@MODEL
+@pytest.mark.parametrize("operator", ["remove", "mask"])
+def test_pairs_put_off_topic_texts_in_two_places(name, operator):
+    given = record(passages=[{k: v for k, v in p.items() if k != "title"} for p in PASSAGES])
+    plain = tuple(block(i, p["text"]) for i, p in enumerate(PASSAGES, 1))
+    (pair,) = measured(name, given, operators=(operator,), swaps=3)["effects"][0]["pairs"]
+    two = set(pair["places"])
+    assert len(two) == len(pair["titles"]) == 2
+    blocks = tuple(off_topic(i, plain) if i in two else text for i, text in enumerate(plain))
+    with_them, without = (worth(name, operator, s, blocks) for s in (EVERY, EVERY - two))
+    assert_close(pair["worth"], with_them - without)
+
+
+def test_pairs_of_each_run_and_none_of_one_passage():
+    def count(**settings: Any) -> int:
+        return len(measured("llama-bridge", **settings)["effects"][0]["pairs"])
+
+    assert count(given=record(), swaps=7) == 3
+    assert count(given=record(), swaps=4, null="per passage") == 4
+    assert count(given=record(passages=PASSAGES[:1], answer="Tom slept."), swaps=4) == 0
 
 
 def test_swaps_are_spread_evenly_over_places():
@@ -240,47 +305,17 @@ def test_sentences_as_players(operator):
         assert_close(found["effects"][0][key], numbers)
 
 
-# --- earlier statements ---------------------------------------------------------------------------
-
-
-@CHAT
-def test_earlier_statements_as_players(chat):
-    answer = "Mary went to the park. John sat on the mat. Tom slept."
-    pieces = ["Mary went to the park.", " John sat on the mat.", " Tom slept."]
-    found = measured("llama-bridge", record(answer=answer), earlier=True, chat=chat)["earlier"]
-    assert [entry["sid"] for entry in found] == ["s2", "s3"]
-
-    def v(s: int, earlier: tuple[int, ...], blocks: tuple[str, ...] = BLOCKS) -> float:
-        text = "".join(pieces[r] for r in (*earlier, s))
-        if not chat:  # the blank before an answer is always there
-            text = text.lstrip()
-        lead = prompt(blocks, chat=chat)
-        span = (len(text) - len(pieces[s].strip()), len(text))
-        return float(small.values("llama-bridge", lead, text, [span], chat=chat)[0])
-
-    for s, entry in enumerate(found, 1):
-        before = tuple(range(s))
-        alone = v(s, ())
-        assert entry["context_effect_without"] == pytest.approx(alone - v(s, (), ()), abs=1e-9)
-        assert [r["sid"] for r in entry["statements"]] == [f"s{r + 1}" for r in before]
-        for r, numbers in zip(before, entry["statements"], strict=True):
-            rest = tuple(i for i in before if i != r)
-            assert abs(numbers["necessity"]) > 1e-3
-            assert numbers["necessity"] == pytest.approx(v(s, before) - v(s, rest), abs=1e-9)
-            assert numbers["sufficiency"] == pytest.approx(v(s, (r,)) - alone, abs=1e-9)
-
-
 # --- what was spent -------------------------------------------------------------------------------
 
 
 def test_forwards_are_the_different_prompts():
     found = measured("llama-bridge", record(), swaps=2)
-    assert found["n_forwards"] == 2**N + 2 * 2
+    assert found["n_forwards"] == 2**N + 2 * 2 + 1, "two swaps, and one of a pair"
     both = measured("llama-bridge", record(), swaps=2, operators=("remove", "mask"))
-    assert both["n_forwards"] == 2 * 2**N + 2 * 2 + 2 * 4
+    assert both["n_forwards"] == 2 * 2**N + 2 * 2 + 1 + 2 * 4 + 2
     assert both["tokens_run"] > found["tokens_run"] > 0
 
 
 def test_forwards_for_shapley_values_count_too():
     with_them = measured("llama-bridge", record(), swaps=2, shapley=8)["n_forwards"]
-    assert 6 <= with_them - (2**N + 2 * 2) <= 8
+    assert 6 <= with_them - (2**N + 2 * 2 + 1) <= 8

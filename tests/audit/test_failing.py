@@ -9,7 +9,7 @@ from mechattr.audit.failing import Limit
 from mechattr.errors import InputError, UnknownNameError
 from tests.audit.measured import question, source
 
-PLAN = Plan(tau=0.7, share=0.1, carried=0.5, explained=0.1)
+PLAN = Plan(tau=0.7, share=0.1, carried=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,19 @@ def test_names_that_arent_there(text, message):
 )  # fmt: skip
 def test_broken_limits(audit, text, broken):
     assert Limit.parse(text).broken(audit) == broken
+
+
+def test_a_citation_is_of_a_passage_where_its_sentences_play():
+    """One of four is used: the passage that was cited is."""
+    measured = question("a", [source(0)])
+    for i, passage in enumerate(measured["passages"], 1):
+        passage |= {"pid": f"p#{i}", "of": "p"}
+    measured["statements"][0]["cited"] = ["p"]
+    audit = Audit.of([measured], [], PLAN, {})
+    assert Limit.parse("cited-but-unused>0").broken(audit) is None
+    assert Limit.parse("cited-and-used>=100%").broken(audit) == (
+        "cited and used (citations): 1 of 1, which is >= 1"
+    )
 
 
 def test_a_rate_of_nothing_breaks_no_limit():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mechattr.audit.given import upper_given
+from mechattr.audit.given import rows_given, upper_given
 
 ALL = np.array(list(itertools.product([False, True], repeat=4)))
 
@@ -92,3 +92,32 @@ def test_of_two_passages_the_one_difference_that_there_is():
     masks = np.array(list(itertools.product([False, True], repeat=2)))
     found = upper_given(masks, np.array([0.0, 3.0, 5.0, 5.25]), [0], [], 0.95)
     np.testing.assert_allclose(found, [np.inf, 0.25])
+
+
+@pytest.mark.parametrize(("supports", "rows"), [([{1}], 16), ([{0}, {2, 3}], 16), ([{0}] * 4, 32)])
+def test_rows_hold_the_support_and_balance_the_rest(supports, rows):
+    found = rows_given(7, supports, np.random.default_rng(0))
+    assert found.shape == (rows, 7)
+    for support, part in zip(supports, np.split(found, len(supports)), strict=True):
+        free = [j for j in range(7) if j not in support]
+        assert part[:, sorted(support)].all()
+        signs = 2.0 * part[:, free] - 1
+        np.testing.assert_array_equal(signs.T @ signs, len(part) * np.eye(len(free)))
+
+
+def test_rows_where_nothing_is_free():
+    assert rows_given(3, [{0, 1, 2}], np.random.default_rng(0)).shape == (0, 3)
+    assert rows_given(3, [], np.random.default_rng(0)).shape == (0, 3)
+    assert len(rows_given(3, [{0}], np.random.default_rng(0))) == 4, "all subsets of two"
+
+
+def test_more_rows_tighten_the_bound():
+    """Two passages do nothing, beside noise; one carries."""
+    rng = np.random.default_rng(3)
+    first = np.concatenate([np.ones((1, 5), bool), ~np.eye(5, dtype=bool)])
+    first = np.concatenate([first, rng.random((10, 5)) < 0.5])
+    more = np.concatenate([first, rows_given(5, [{0}], rng)])
+    noise = rng.normal(size=len(more))
+    values = 9.0 * more[:, 0] + 0.5 * noise
+    few, many = (upper_given(m, values[: len(m)], [0], [], 0.95)[1:] for m in (first, more))
+    assert many.mean() < 0.75 * few.mean()

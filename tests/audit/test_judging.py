@@ -13,17 +13,26 @@ from mechattr.audit.judging import judge
 from mechattr.audit.plan import Plan
 from tests.audit.measured import nothing, question, source
 
-PLAN = Plan(tau=0.7, share=0.1, carried=0.5, explained=0.1, memory=-0.7)
+PLAN = Plan(tau=0.7, share=0.1, carried=0.5, memory=-0.7)
 
 KEYS = {
     "id", "sid", "start", "end", "text", "n_tokens", "logp_full", "logp_none", "context_effect",
-    "verdict", "strength", "operator", "n_forwards", "warnings", "passages",
+    "verdict", "strength", "operator", "n_forwards", "warnings", "tokens", "gain", "passages",
 }  # fmt: skip
 PASSAGE_KEYS = {
     "pid", "cited", "necessity", "sufficiency", "surrogate", "ci95", "p", "q", "used", "verdict",
+    "token_necessity", "token_sufficiency",
 }  # fmt: skip
 MORE_KEYS = {"operators", "earlier"}
-MORE_PASSAGE_KEYS = {"upper", "redundant_with", "joint_effect", "shapley", "shapley_stderr"}
+MORE_PASSAGE_KEYS = {
+    "of",
+    "decisive",
+    "upper",
+    "redundant_with",
+    "joint_effect",
+    "shapley",
+    "shapley_stderr",
+}
 
 
 def check_form(line):
@@ -50,7 +59,7 @@ def test_a_line_has_the_numbers_that_were_measured():
     assert (line["text"], line["n_tokens"], line["n_forwards"]) == ("Said 1.", 10, 12)
     assert line["logp_full"] == -9.626543
     assert line["logp_none"] == -20.0
-    assert line["context_effect"] == 10.373457
+    assert line["context_effect"] == line["gain"] == 10.373457
     assert (line["operator"], line["strength"], line["warnings"]) == ("remove", "strong", [])
     assert of(line, "pid") == ["p1", "p2", "p3", "p4"]
     assert of(line, "cited") == [True, False, True, False]
@@ -62,6 +71,11 @@ def test_a_line_has_the_numbers_that_were_measured():
     assert of(line, "verdict") == [
         verdicts.USED, verdicts.NOT_USED, verdicts.UNUSED, verdicts.NOT_USED]  # fmt: skip
     assert line["verdict"] == verdicts.USED
+    told = {"text": "Said.", "start": 0, "end": 5, "logp_full": -9.626543, "logp_none": -20.0}
+    assert line["tokens"] == [told]
+    assert of(line, "token_necessity") == [[10.123457], [0.5], [-0.25], [0]]
+    assert of(line, "token_sufficiency") == of(line, "token_necessity")
+    assert of(line, "decisive") == [10.123457, 0, 0, 0], "half of the 10.4 nats is not lost"
     assert of(line, "upper")[0] is None
     assert of(line, "upper")[1:] == pytest.approx([0.5, -0.25, 0])
 
@@ -124,7 +138,7 @@ def test_q_is_held_against_alpha_where_that_is_asked_for():
     nulls = [[k / 100] for k in range(60)]
     value = [lambda s: -5 + 0.585 * (0 in s)]
     questions = [question("a", value, nulls=nulls), question("b", [nothing], nulls=[])]
-    plans = {c: Plan(control=c, tau=0.1, share=0, carried=0, explained=0) for c in ("p", "q")}
+    plans = {c: Plan(control=c, tau=0.1, share=0, carried=0) for c in ("p", "q")}
     by_p, by_q = (judge(questions, plans[c])[0] for c in ("p", "q"))
     assert of(by_p, "p")[0] == pytest.approx(2 / 61, abs=1e-6)
     assert of(by_p, "q")[0] == pytest.approx(8 * 2 / 61, abs=1e-6)
@@ -155,6 +169,40 @@ def test_an_effect_no_larger_than_chance_is_not_used():
     (line,) = judge([question("q", [source(0)], cited=[[0]], nulls=chance)], PLAN)
     assert of(line, "used") == [False] * 4
     assert of(line, "verdict")[0] == verdicts.INCONCLUSIVE, "and not shown to be unused either"
+
+
+def test_what_does_a_little_for_every_word_is_not_used():
+    """Of 10 nats 4 are lost without p1, 10 without p2, and so of each of two tokens; then without
+    p1 all of one token's are, and none of the other's."""
+
+    def measured(*lost):
+        (one,) = [question("q", [lambda s: -20 + 4.0 * (0 in s) + 6.0 * (1 in s)], cited=[[0]])]
+        one["tokens"] = [dict(one["tokens"][0], start=3 * k, end=3 * k + 2) for k in range(2)]
+        one["effects"][0] |= {
+            "tokens_full": [-5.0, -5.0], "tokens_none": [-9.0, -11.0],
+            "tokens_without": [np.subtract(-5.0, lost).tolist(), [-9.0, -7.0], [-5.0] * 2,
+                               [-5.0] * 2],
+            "tokens_alone": [[-9.0, -11.0]] * 4,
+        }  # fmt: skip
+        return judge([one], PLAN)[0]
+
+    spread, whole = measured(1.6, 2.4), measured(4.0, 0.0)
+    assert of(spread, "necessity") == of(whole, "necessity") == [4.0, 6.0, 0, 0]
+    assert of(spread, "decisive") == [0, 4.0, 0, 0]
+    assert of(whole, "decisive") == [4.0, 4.0, 0, 0]
+    assert of(spread, "verdict")[:2] == [verdicts.INCONCLUSIVE, verdicts.UNCITED]
+    assert of(whole, "verdict")[:2] == [verdicts.USED, verdicts.UNCITED]
+    assert (spread["verdict"], whole["verdict"]) == (verdicts.UNSUPPORTED, verdicts.USED)
+
+
+def test_sets_are_held_against_pairs():
+    """What two off-topic passages are worth together is more than what one is."""
+    value = [lambda s: -20 + 10.0 * bool(s & {0, 2})]
+    measured = question("q", value, groups=[[[0, 2]]])
+    assert judge([measured], PLAN)[0]["verdict"] == verdicts.REDUNDANT
+    for i, pair in enumerate(measured["effects"][0]["pairs"]):
+        pair["worth"] = [9.0 + i / 20]
+    assert not any(of(judge([measured], PLAN)[0], "used"))
 
 
 def test_two_copies_are_redundant_and_name_each_other():

@@ -134,10 +134,33 @@ def test_a_text_that_is_too_short_is_gone_on_with():
     block = collection.matched(PIECES, *collection.texts[1], pattern, 46)
     assert block.startswith("\n\n[2] Two\nichi ni san. uno dos tres. un deux trois. ichi ni")
     assert length(block) == 46
-    other = collection.matched(
-        PIECES, *collection.texts[1], pattern, 46, more=[("", "eins zwei drei.")]
+
+
+def test_what_goes_on_is_about_something_else_too():
+    """By the same measure as what is picked: the half that overlaps least, the least first."""
+    collection = OffTopic(
+        ["wolf apple", "bear apple pear", "lynx apple pear plum", "mole", "hare fig", "seal apple"]
     )
-    assert other.startswith("\n\n[2] Two\nichi ni san. eins zwei drei. eins zwei")
+    text = collection.texts[3]
+    block = collection.matched(PIECES, *text, pattern, 60, avoid="Apples, pears and plums?")
+    assert block.startswith("\n\n[2] mole hare fig mole seal apple hare fig mole seal apple hare")
+
+
+def test_a_long_passage_holds_no_word_of_the_record():
+    avoid = "How do bees make honey?\n\nA honeybee dances. Flowers, nectar, wax, queen, bread, tea."
+    taken = content_words(avoid)
+    shared = {t: content_words(" ".join(t)) & taken for t in BUILT_IN.texts}
+    assert sum(map(bool, shared.values())) > 5
+    here = 0
+    for title, text in BUILT_IN.pick(np.random.default_rng(0), avoid, 12):
+        assert not shared[title, text]
+        block = BUILT_IN.matched(PIECES, title, text, pattern, 900, avoid)
+        assert length(block) == 900
+        assert not content_words(block) & taken
+        own = BUILT_IN.matched(PIECES, title, text, pattern, 900)
+        here += bool(content_words(own) & taken)
+        assert own[:300] == block[:300]
+    assert here > 2, "in their order they would have held some"
 
 
 def test_a_single_text_is_repeated():
@@ -197,8 +220,6 @@ def test_a_pattern_longer_than_asked_for_is_refused():
 
 
 def test_nothing_to_go_on_with_is_refused():
-    with pytest.raises(InputError, match="all given are empty"):
-        BUILT_IN.matched(PIECES, "", " ", pattern, 30, more=[("", "")])
     silent = lambda text, add_special_tokens: SimpleNamespace(input_ids=[])  # noqa: E731
     with pytest.raises(InputError, match="have no tokens"):
         BUILT_IN.matched(silent, "", "a b", pattern, 30)

@@ -14,7 +14,6 @@ import torch
 import mechattr as ma
 from mechattr.audit import Audit, Plan, read, run
 from mechattr.audit.asking import Known
-from mechattr.audit.generating import generate
 from mechattr.audit.measuring import Measurer
 from mechattr.audit.question import Question
 from mechattr.errors import InputError, UnknownNameError
@@ -228,7 +227,7 @@ def test_verdicts_under_other_thresholds_need_no_model(tmp_path, measured):
     out = tmp_path / "audit.jsonl"
     audit(out=out)
     measured.clear()
-    settings: dict[str, Any] = dict(strong=5.0, alpha=0.5, control="q", explained=0.9, memory=-9.0)
+    settings: dict[str, Any] = dict(strong=5.0, alpha=0.5, control="q", memory=-9.0)
     found = audit(out=out, **settings)
     assert measured == []
     assert found.lines == audit(**settings).lines
@@ -410,51 +409,6 @@ def test_nothing_but_json_is_kept(whole):
     found = audit()
     assert alive() == before
     assert json.loads(json.dumps(found.questions)) == found.questions
-
-
-# --- generated answers ----------------------------------------------------------------------------
-
-
-def test_an_answer_that_the_model_gives():
-    given = [record(id="g", answer=None), record(id="h")]
-    found = audit(given, max_new_tokens=12)
-    first = found.questions[0]
-    assert first["generated"]
-    assert not found.questions[1]["generated"]
-    model = small.model(MODEL)
-    tokens = model.tokenizer(small.prompt(small.BLOCKS), add_special_tokens=False)["input_ids"]
-    made = generate(model, tokens, max_new_tokens=12)
-    assert first["answer"] == made.text.strip()
-    assert len(made.tokens) == 12
-    assert any("was cut at 12 tokens; raise max_new_tokens" in w for w in first["warnings"])
-    lines = [line for line in found.lines if line["id"] == "g"]
-    assert [line["sid"] for line in lines] == [f"s{i + 1}" for i in range(len(lines))]
-    expected, _ = small.token_log_probs(MODEL, small.prompt(small.BLOCKS), f" {first['scored']}")
-    for line in lines:
-        own = torch.tensor([token["sid"] == line["sid"] for token in first["tokens"]])
-        assert line["n_tokens"] == int(own.sum())
-        assert line["logp_full"] == pytest.approx(float(expected[own].sum()), abs=1e-6)
-
-
-def test_a_generated_answer_depends_on_the_records_seed_where_it_is_drawn():
-    def answers(**more: Any) -> list[str]:
-        given = [record(id="x", answer=None, **more), record(id="y", answer=None, **more)]
-        return [q["answer"] for q in audit(given, max_new_tokens=8, temperature=1.0).questions]
-
-    first, second = answers()
-    assert first == second
-    assert answers(seed=5)[0] != first
-    assert answers(seed=5) == answers(seed=5)
-
-
-def test_a_model_that_says_nothing(monkeypatch):
-    from mechattr.audit import question
-
-    silent = generate(small.model(MODEL), [5, 6], max_new_tokens=1, stop_ids=range(200))
-    monkeypatch.setattr(question, "generate", lambda *_, **__: silent)
-    (problem,) = audit([record(answer=None)]).problems
-    assert (problem.line, problem.id) == (1, "q1")
-    assert "The model's answer is empty: it ends its turn at once" in problem.reason
 
 
 def test_the_plan_is_left_as_it_was():

@@ -10,32 +10,34 @@ import pytest
 
 from mechattr.audit import verdicts
 from mechattr.audit.plan import Plan
-from mechattr.audit.verdicts import Evidence, Whole, carries, helped, statement_verdict, strength
+from mechattr.audit.verdicts import Evidence, Whole, counts, helped, statement_verdict, strength
 from mechattr.errors import InputError, UnknownNameError
 
-PLAN = Plan(tau=1.0, strong=4.0, share=0.1, explained=0.2, part=0.25, carried=0.5, memory=-0.5)
+PLAN = Plan(tau=1.0, strong=4.0, share=0.1, part=0.25, carried=0.5, memory=-0.5)
 NONE = Evidence(
     cited=False,
     effect=0.0,
-    necessary=False,
-    carries=False,
+    own=0.0,
+    alone=False,
+    above_chance=False,
     group=(),
     group_effect=0.0,
+    group_own=0.0,
     upper=0.5,
     h=1.0,
 )
 WORDS: dict[str, dict[str, Any]] = {
     "cited": {"cited": True},
-    "minor": {"necessary": True, "effect": 2.0, "upper": math.inf},
-    "necessary": {"necessary": True, "carries": True, "effect": 3.0, "upper": math.inf},
-    "main": {"necessary": True, "carries": True, "effect": 8.0, "upper": math.inf},
-    "grouped": {"group": (0, 1), "group_effect": 7.0, "upper": math.inf},
+    "minor": {"alone": True, "above_chance": True, "effect": 2.0, "own": 2.0, "upper": math.inf},
+    "main": {"alone": True, "above_chance": True, "effect": 8.0, "own": 8.0, "upper": math.inf},
+    "spread": {"above_chance": True, "effect": 8.0, "upper": 9.0},
+    "grouped": {"group": (0, 1), "group_effect": 7.0, "group_own": 7.0, "upper": math.inf},
     "open": {"upper": 1.5},
-    "chance": {"effect": 6.0, "upper": 7.0},
+    "chance": {"alone": True, "effect": 6.0, "own": 6.0, "upper": 7.0},
     "entailed": {"entailed": True},
 }
-"""What a passage may be: of 10 nats in all, "minor" is worth 2, "necessary" 3, "main" 8; "grouped"
-is one of two that are worth 7."""
+"""What a passage may be: of 10 nats in all, "minor" is worth 2, "main" 8, "spread" too, but
+nothing is owed to it; "grouped" is one of two that are worth 7; "chance" is worth 6, by chance."""
 
 
 def evidence(text: str, **changes: Any) -> Evidence:
@@ -52,10 +54,10 @@ def evidence(text: str, **changes: Any) -> Evidence:
 @pytest.mark.parametrize(
     ("passage", "verdict", "used"),
     [
-        ("cited necessary", verdicts.USED, True),
-        ("cited necessary entailed", verdicts.SUPPORTED, True),
-        ("necessary", verdicts.UNCITED, True),
-        ("necessary entailed", verdicts.UNCITED, True),
+        ("cited main", verdicts.USED, True),
+        ("cited main entailed", verdicts.SUPPORTED, True),
+        ("main", verdicts.UNCITED, True),
+        ("main entailed", verdicts.UNCITED, True),
         ("cited grouped", verdicts.REDUNDANT, True),
         ("cited grouped entailed", verdicts.REDUNDANT, True),
         ("grouped", verdicts.REDUNDANT, True),
@@ -63,6 +65,12 @@ def evidence(text: str, **changes: Any) -> Evidence:
         ("cited open", verdicts.INCONCLUSIVE, False),
         ("", verdicts.NOT_USED, False),
         ("open", verdicts.NOT_USED, False),
+        ("cited minor", verdicts.USED, True),
+        ("cited grouped minor", verdicts.USED, True),
+        ("grouped main", verdicts.UNCITED, True),
+        ("cited spread", verdicts.INCONCLUSIVE, False),
+        ("cited chance", verdicts.INCONCLUSIVE, False),
+        ("chance", verdicts.NOT_USED, False),
     ],
 )
 def test_a_passage(passage, verdict, used):
@@ -71,25 +79,22 @@ def test_a_passage(passage, verdict, used):
     assert verdict in (verdicts.CITATIONS if found.cited else verdicts.PASSAGES)
 
 
-def test_one_of_two_that_is_used_by_itself_too():
-    assert evidence("cited grouped minor").verdict == verdicts.REDUNDANT
-    assert evidence("cited grouped main").verdict == verdicts.USED
-    assert evidence("grouped main").verdict == verdicts.UNCITED
-
-
 @pytest.mark.parametrize(
-    ("effect", "upper", "verdict"),
+    ("passage", "changes", "verdict"),
     [
-        (0.0, 0.999, verdicts.UNUSED),
-        (0.0, 1.0, verdicts.INCONCLUSIVE),
-        (0.999, 0.0, verdicts.UNUSED),
-        (1.0, 0.0, verdicts.INCONCLUSIVE),
-        (-3.0, -2.0, verdicts.UNUSED),
-        (0.0, math.inf, verdicts.INCONCLUSIVE),
+        ("cited", {"upper": 0.999}, verdicts.UNUSED),
+        ("cited", {"upper": 1.0}, verdicts.INCONCLUSIVE),
+        ("cited", {"upper": math.inf}, verdicts.INCONCLUSIVE),
+        ("cited", {"upper": -2.0, "effect": -3.0}, verdicts.UNUSED),
+        ("cited", {"upper": 0.0, "own": 0.999}, verdicts.UNUSED),
+        ("cited", {"upper": 0.0, "own": 1.0}, verdicts.INCONCLUSIVE),
+        ("cited", {"upper": 0.0, "effect": 1.01}, verdicts.UNUSED),  # as much is by chance
+        ("cited", {"upper": 0.0, "effect": 1.0, "above_chance": True}, verdicts.UNUSED),
+        ("cited", {"upper": 0.0, "effect": 1.01, "above_chance": True}, verdicts.INCONCLUSIVE),
     ],
 )
-def test_absence_of_evidence_is_not_enough_for_unused(effect, upper, verdict):
-    assert evidence("cited", effect=effect, upper=upper).verdict == verdict
+def test_absence_of_evidence_is_not_enough_for_unused(passage, changes, verdict):
+    assert evidence(passage, **changes).verdict == verdict
 
 
 # --- statements -----------------------------------------------------------------------------------
@@ -102,71 +107,104 @@ def test_absence_of_evidence_is_not_enough_for_unused(effect, upper, verdict):
         (["cited main", "main"], verdicts.USED),
         (["cited minor", "main"], verdicts.USED),
         (["cited main entailed", "cited"], verdicts.SUPPORTED),
-        (["cited necessary entailed", "cited necessary entailed"], verdicts.SUPPORTED),
         (["main", "cited"], verdicts.UNUSED),
         (["main", "cited", "cited open"], verdicts.UNUSED),
         (["main", "cited open"], verdicts.UNCITED),
+        (["main", "cited spread"], verdicts.UNCITED),
         (["main", ""], verdicts.UNCITED),
         (["cited grouped", "grouped"], verdicts.REDUNDANT),
         (["grouped", "grouped", "cited"], verdicts.REDUNDANT),
-        (["grouped", "grouped", "cited minor"], verdicts.REDUNDANT),
-        (["grouped", "grouped", "cited necessary"], verdicts.USED),
-        (["grouped", "grouped", "cited main"], verdicts.USED),
+        (["grouped", "grouped", "cited minor"], verdicts.USED),
+        (["cited grouped", "grouped minor"], verdicts.USED),
+        (["grouped minor", "grouped"], verdicts.UNCITED),
         (["cited grouped", "grouped", "main"], verdicts.USED),
         (["grouped", "grouped", "main"], verdicts.UNCITED),
-        (["cited necessary", "necessary"], verdicts.USED),
-        (["cited necessary", ""], verdicts.UNSUPPORTED),
-        (["cited minor", "minor", "minor"], verdicts.UNSUPPORTED),
+        (["cited minor", "minor"], verdicts.UNSUPPORTED),
+        (["cited minor", "minor", "minor"], verdicts.USED),
+        (["cited spread", ""], verdicts.UNSUPPORTED),
         (["cited", ""], verdicts.UNSUPPORTED),
         (["cited chance", ""], verdicts.INCONCLUSIVE),
         (["cited main", "chance"], verdicts.USED),
+        (["cited minor", "chance"], verdicts.INCONCLUSIVE),
         (["", ""], verdicts.UNSUPPORTED),
     ],
 )
 def test_a_statement_that_the_context_helps(passages, verdict):
-    """10 nats from the context, of 20 that it was surprising by; unless nothing carries that."""
-    whole = Whole(full=-10.0, none=-20.0, n_tokens=10)
+    """By 10 nats; 5 must be owed to what is used."""
+    whole = Whole(full=-10.0, none=-20.0, gain=10.0, n_tokens=10)
     assert statement_verdict(whole, [evidence(p) for p in passages], PLAN) == verdict
     assert verdict in verdicts.STATEMENTS
 
 
+def test_where_sentences_play_all_of_a_cited_passages_must_be_unused():
+    whole = Whole(full=-10.0, none=-20.0, gain=10.0, n_tokens=10)
+    main, unused, open_ = (evidence(p) for p in ("main", "cited", "cited open"))
+
+    def verdict(*of: str) -> str:
+        named = [dataclasses.replace(e, of=p) for e, p in zip((unused, open_), of, strict=True)]
+        return statement_verdict(whole, [main, *named], PLAN)
+
+    assert verdict("a", "a") == verdicts.UNCITED
+    assert verdict("a", "b") == verdicts.UNUSED
+    assert verdict("", "") == verdicts.UNUSED, "of nothing: passages play"
+
+
 @pytest.mark.parametrize(
-    ("full", "none", "effect", "verdict"),
+    ("full", "none", "gain", "own", "verdict"),
     [
-        (-1.0, -2.01, 1.5, verdicts.USED),  # more than τ
-        (-1.0, -2.0, 1.5, verdicts.MEMORY),  # no more than τ, and likely: −.2 a token
-        (-4.0, -5.0, 1.5, verdicts.MEMORY),  # likely, just: −.5
-        (-4.01, -5.01, 1.5, verdicts.USED),
-        (-9.0, -1.0, 8.0, verdicts.MEMORY),
-        (-24.0, -30.0, 6.0, verdicts.USED),  # a fifth of the 30 without it
-        (-24.0, -30.0, 5.9, verdicts.UNSUPPORTED),  # less
-        (-30.0, -20.0, 8.0, verdicts.USED),  # the other passages mislead
-        (-30.0, -20.0, 7.0, verdicts.UNSUPPORTED),
+        (-1.0, -2.01, 1.5, 1.5, verdicts.USED),  # more than τ
+        (-1.0, -2.0, 1.5, 1.5, verdicts.MEMORY),  # no more than τ, and likely: −.2 a token
+        (-4.0, -5.0, 1.5, 1.5, verdicts.MEMORY),  # likely, just: −.5
+        (-4.01, -5.01, 1.5, 1.5, verdicts.USED),
+        (-9.0, -1.0, 2.0, 8.0, verdicts.MEMORY),
+        (-10.0, -20.0, 12.0, 6.0, verdicts.USED),  # half of the gain
+        (-10.0, -20.0, 12.0, 5.9, verdicts.UNSUPPORTED),  # less
+        (-30.0, -20.0, 4.0, 8.0, verdicts.USED),  # the other passages mislead
+        (-30.0, -20.0, 0.0, 0.0, verdicts.UNSUPPORTED),
     ],
 )
-def test_how_much_a_passage_must_help(full, none, effect, verdict):
-    whole = Whole(full, none, 10)
-    found = evidence("cited necessary", effect=effect, carries=carries(effect, whole, PLAN))
+def test_how_much_a_passage_must_help(full, none, gain, own, verdict):
+    whole = Whole(full, none, gain, 10)
+    found = evidence("cited main", effect=own, own=own, alone=counts(own, own, whole, PLAN))
     assert statement_verdict(whole, [found], PLAN) == verdict
+
+
+@pytest.mark.parametrize(
+    ("effect", "own", "gain", "expected"),
+    [
+        (1.01, 1.01, 5.0, True),
+        (1.0, 5.0, 5.0, False),
+        (5.0, 1.0, 5.0, False),
+        (2.01, 2.01, 20.0, True),
+        (2.0, 9.0, 20.0, False),
+        (9.0, 2.0, 20.0, False),
+    ],
+)
+def test_both_effects_must_count(effect, own, gain, expected):
+    assert counts(effect, own, Whole(-10.0, -20.0, gain, 10), PLAN) is expected
 
 
 @pytest.mark.parametrize(
     ("passages", "expected"),
     [
-        ([evidence("cited main", effect=5.0)], True),
-        ([evidence("cited main", effect=4.99)], False),
-        ([evidence("main", effect=9.0, necessary=False)], False),
-        ([evidence("minor", effect=2.5)] * 2, True),
-        ([evidence("minor", effect=2.49)] * 4, False),
-        ([evidence("grouped", group_effect=5.0)] * 2, True),
-        ([evidence("grouped", group_effect=4.99)] * 2, False),
-        ([evidence("grouped", group_effect=2.5)] * 2 + [evidence("minor", effect=2.5)], True),
+        ([evidence("cited main", own=5.0)], True),
+        ([evidence("cited main", own=4.99)], False),
+        ([evidence("main", own=9.0, above_chance=False)], False),
+        ([evidence("main", own=9.0, alone=False)], False),
+        ([evidence("minor", own=2.5)] * 2, True),
+        ([evidence("minor", own=2.49)] * 2, False),
+        ([evidence("grouped", group_own=5.0)] * 2, True),
+        ([evidence("grouped", group_own=4.99)] * 2, False),
+        ([evidence("grouped", group_own=3.0)] * 2 + [evidence("minor")], True),
+        ([evidence("grouped", group_own=2.9)] * 2 + [evidence("minor")], False),
+        ([evidence("grouped minor", group_own=4.9), evidence("grouped", group_own=4.9)], False),
+        ([evidence("grouped minor", group_own=5.0), evidence("grouped", group_own=5.0)], True),
         ([], False),
     ],
 )
-def test_main_parts_must_carry_it(passages, expected):
-    """Of 10 nats, parts of at least 2.5 must add up to 5; a set counts once."""
-    assert helped(Whole(-10.0, -20.0, 10), passages, PLAN) is expected
+def test_what_is_owed_must_add_up(passages, expected):
+    """To 5 of 10 nats; a set counts once, and a member that is used alone counts in its set."""
+    assert helped(Whole(-10.0, -20.0, 10.0, 10), passages, PLAN) is expected
 
 
 @pytest.mark.parametrize(
@@ -216,7 +254,6 @@ def test_a_small_run_makes_more_of_its_null():
         ({"tau": 0.0}, "expected 0 < tau <= strong"),
         ({"tau": 3.0}, "expected 0 < tau <= strong"),
         ({"share": 1.0}, "got share=1.0"),
-        ({"explained": -0.1}, "got explained=-0.1"),
         ({"carried": 1.1}, "got carried=1.1"),
         ({"part": 1.5}, "got part=1.5"),
         ({"memory": 0.1}, "got memory=0.1"),

@@ -23,7 +23,7 @@ WORDS = STORY.split()
 PLACES = {"cited and used": 0, "supported": 0, "cited but unused": 1, "used but uncited": 2}
 
 RULES = {
-    "tau": 0.6931, "strong": 2.303, "share": 0.1, "explained": 0.1, "carried": 0.5, "part": 0.25,
+    "tau": 0.6931, "strong": 2.303, "share": 0.1, "carried": 0.5, "part": 0.25,
     "memory": -0.6931, "alpha": 0.05, "control": "p",
 }  # fmt: skip
 """Thresholds, as ``Audit.report`` tells them."""
@@ -63,9 +63,24 @@ def passage_line(verdict: str, j: int, pid: str, rng: np.random.Generator) -> di
     return {
         "pid": pid, "cited": cited, "necessity": centre, "sufficiency": centre * 1.1 + shared,
         "surrogate": centre * 0.9 + shared / 2, "ci95": [centre * 0.9 - 0.4, centre * 0.9 + 0.5],
+        "decisive": 0.8 * centre if source else 0.0,
         "p": 0.002 if source else float(rng.uniform()), "q": 0.011 if source else 0.6,
         "used": source, "verdict": own,
     }  # fmt: skip
+
+
+def per_word(one: dict[str, Any], seed: int = 0) -> None:
+    """Give a question's lines their tokens, and each passage's effects on each of them: they add
+    up to the passage's on the statement."""
+    rng = np.random.default_rng(seed)
+    for line in one["statements"]:
+        own = [token for token in one["tokens"] if token["sid"] == line["sid"]]
+        line["tokens"] = [{k: v for k, v in token.items() if k != "sid"} for token in own]
+        others = [told["passages"] for told in line.get("operators", {}).values()]
+        for score in [*line["passages"], *(score for told in others for score in told)]:
+            for what in ("necessity", "sufficiency"):
+                parts = rng.dirichlet(np.full(len(own), 0.4)) if own else np.zeros(0)
+                score[f"token_{what}"] = (parts * score.get(what, 1.0)).tolist()
 
 
 def statement_line(
@@ -97,9 +112,10 @@ def statement_line(
 
 def question(
     number: int, verdicts: tuple[str, ...], *, passages: int = 4, length: int = 60,
-    second: bool = False, strange: str = "", highlights: bool = True,
+    second: bool = False, strange: str = "", highlights: bool = True, words: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """One question. strange: put into every text that a user gives."""
+    """One question. strange: put into every text that a user gives. words: False as older runs
+    wrote it, without effects on single words."""
     rng = np.random.default_rng(number)
     name = f"q{number}{strange}"
     pids = [f"doc-{number}-{j}{strange}" for j in range(passages)]
@@ -128,13 +144,16 @@ def question(
              "tokens": [{"text": body[a:b], "start": a, "end": b, "score": float(rng.normal())}
                         for a, b in marks]}
         ]  # fmt: skip
-    return {
+    made: dict[str, Any] = {
         "id": name, "question": f"Where is the archive of Velmora kept, part {number}?{strange}",
         "answer": answer, "generated": number % 2 == 0, "gold_pids": pids[:1],
         "warnings": [f"A citation of an unknown passage: 'x9'{strange}"] * (number == 3),
         "passages": shown, "tokens": tokens_of(answer, spans, rng), "statements": statements,
         "highlights": lit,
     }  # fmt: skip
+    if words:
+        per_word(made, number)
+    return made
 
 
 def report(questions: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
@@ -193,7 +212,7 @@ def usual() -> dict[str, Any]:
             question(16, ("unsupported",), passages=1),
             question(17, ("cited and used", "supported"), strange=STRANGE),
             question(18, ("redundant support", "redundant support", "a verdict of tomorrow")),
-            question(19, ("supported",), highlights=False),
+            question(19, ("supported",), highlights=False, words=False),
             long, hebrew, nothing,
         ]
     )  # fmt: skip

@@ -101,6 +101,19 @@ class Page:
         self._mouse("mouseReleased", x, y, button="left", clickCount=1)
         self.settle()
 
+    def tap(self, x: float, y: float) -> None:
+        """A finger, briefly; until the page has had its click."""
+        self._call("Emulation.setTouchEmulationEnabled", enabled=True)
+        self.run(
+            "void (window.tapped = new Promise((r) => "
+            "addEventListener('click', () => r(), { once: true })))"
+        )
+        self._call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.run("window.tapped")
+        self._call("Emulation.setTouchEmulationEnabled", enabled=False)
+        self.settle()
+
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         self._mouse("mouseMoved", *start)
         self._mouse("mousePressed", *start, button="left", buttons=1, clickCount=1)

@@ -20,6 +20,8 @@ OPEN = "[...document.querySelectorAll('.q')].filter((q) => !q.querySelector('.bo
 CARDS = "[...document.querySelectorAll('.passage')]"
 PRESSED = "[...document.querySelectorAll('.pick')].map((b) => b.ariaPressed)"
 WORDS = "document.querySelector('.passage .words')"
+WORDWISE = "[...document.querySelectorAll('.wordwise button')]"
+BACK_HIDDEN = "document.querySelector('.key .back').hidden"
 SHUT = "document.querySelectorAll('button.open[aria-expanded=false]')"
 
 
@@ -175,6 +177,200 @@ def test_words_are_underlined_by_what_the_passages_change(page, tmp_path, dark):
     assert f"nats ({times(effects[0])})" in title
 
 
+def heats(page: Page) -> list[list[int]]:
+    """The colours of the lines under the chosen statement's words."""
+    found = page.run(
+        "[...document.querySelectorAll('.st.on .t')]"
+        ".map((t) => getComputedStyle(t).borderBottomColor)"
+    )
+    return [[int(float(part)) for part in re.findall(r"[\d.]+", colour)[:3]] for colour in found]
+
+
+def assert_coloured(page: Page, effects: list[float], end: float, dark: bool = False) -> None:
+    found = heats(page)
+    assert len(found) == len(effects) > 8
+    for colour, effect in zip(found, effects, strict=True):
+        said = theme.colours(effect, end)[dark]
+        expected = [int(said[i : i + 2], 16) for i in (1, 3, 5)]
+        assert max(abs(a - b) for a, b in zip(colour, expected, strict=True)) <= 2
+
+
+def all_together(told: dict, sid: str) -> list[float]:
+    return [t["logp_full"] - t["logp_none"] for t in told["tokens"] if t["sid"] == sid]
+
+
+def end_of(told: dict) -> float:
+    """Where the colours end, for all passages and for each."""
+    parts = [p["token_necessity"] for line in told["statements"] for p in line["passages"]]
+    whole = [t["logp_full"] - t["logp_none"] for t in told["tokens"]]
+    return max(map(abs, [*whole, *(x for part in parts for x in part)]))
+
+
+def card_of(told: dict, s: int, i: int) -> dict:
+    """The numbers of the passage that stands at place i for statement s."""
+    line = told["statements"][s]
+    return next(p for p in line["passages"] if p["pid"] == by_effect(line)[i])
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_one_passage_does_for_each_word(page, tmp_path, dark):
+    page.screen(dark=dark)
+    told = question(14, ("cited and used", "supported"))
+    # a passage that does more for a word than all do together: the scale goes as far
+    told["statements"][0]["passages"][0]["token_necessity"][2] = 9.5
+    shown(page, tmp_path, report([told]))
+    assert end_of(told) == 9.5
+    assert_coloured(page, all_together(told, "s1"), 9.5, dark)
+    assert texts(page, ".key")[0].startswith("−9.50+9.50nats: ")
+    assert page.run(BACK_HIDDEN) is True
+    for i in (0, 2):
+        page.click(*page.centre(f"{WORDWISE}[{i}]"))
+        score = card_of(told, 0, i)
+        assert_coloured(page, score["token_necessity"], 9.5, dark)
+        assert page.run(f"{WORDWISE}.map((b) => b.ariaPressed)") == [
+            str(j == i).lower() for j in range(4)
+        ]
+        assert page.run("[...document.querySelectorAll('.passage.on')].map((c) => c.dataset.pid)") \
+            == [score["pid"]]  # fmt: skip
+        place = [p["pid"] for p in told["passages"]].index(score["pid"]) + 1
+        key = texts(page, ".key")[0]
+        assert key.startswith("−9.50+9.50nats: ")
+        assert f"what each loses when only [{place}] " in key
+        assert f"{score['pid']} goes: its necessity" in key
+        titles = page.run("[...document.querySelectorAll('.st.on .t')].map((t) => t.title)")
+        for title, one, other in zip(
+            titles, score["token_necessity"], score["token_sufficiency"], strict=True
+        ):
+            said = re.fullmatch(
+                rf"\[{place}\]: necessity (\S+) nats \(×\S+\), sufficiency (\S+) nats \(×\S+\)",
+                title,
+            )
+            assert said, title
+            assert [float(x.replace("−", "-")) for x in said.groups()] == pytest.approx(
+                [one, other], abs=0.0056
+            )
+        # the other statement's words are as they were
+        other = page.run("document.querySelector('.st:not(.on) .t').title")
+        assert "with the passages" in other
+    assert heats(page) != [heats(page)[0]] * len(heats(page))
+
+
+def test_the_ways_back_to_all_passages(page, tmp_path):
+    told = question(14, ("cited and used", "supported"))
+    shown(page, tmp_path, report([told]))
+    together = heats(page)
+    focused = "document.activeElement"
+
+    def chosen(i: int | None) -> None:
+        assert page.run(f"{WORDWISE}.map((b) => b.ariaPressed)") == [
+            str(j == i).lower() for j in range(4)
+        ]
+        assert (heats(page) == together) == (i is None)
+        assert page.run(BACK_HIDDEN) == (i is None)
+        assert ("all passages together make each" in texts(page, ".key")[0]) == (i is None)
+        assert page.run("document.querySelectorAll('.passage.on').length") == (i is not None)
+
+    chosen(None)
+    page.run(f"{WORDWISE}[0].focus()")
+    page.key("Enter")
+    chosen(0)
+    page.key("Enter")  # the same again
+    chosen(None)
+    page.key("Enter")
+    page.key("Escape")
+    chosen(None)
+    page.click(*page.centre(f"{WORDWISE}[0]"))
+    page.run("document.querySelector('.key .back').focus()")
+    page.key("Enter")
+    chosen(None)
+    assert page.run(f"{focused} === {WORDWISE}[0]")
+    # another statement begins with all of them, and this one too when it comes back
+    page.key("Enter")
+    chosen(0)
+    page.click(*page.centre("document.querySelectorAll('.pick')[1]"))
+    assert_coloured(page, all_together(told, "s2"), end_of(told))
+    page.click(*page.centre("document.querySelectorAll('.pick')[0]"))
+    chosen(None)
+    page.run("document.querySelector('.answer').dispatchEvent("
+             "new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))")  # fmt: skip
+    chosen(None)
+
+
+def test_on_a_phone_the_words_come_into_sight_and_the_passage_again(page, tmp_path):
+    page.screen(390, 800)
+    told = question(14, VERDICTS, passages=6)
+    shown(page, tmp_path, report([told]))
+    inside = (
+        "(() => {{ const b = {}.getBoundingClientRect(); return b.top >= 0 && b.bottom <= 800 }})()"
+    )
+    words = inside.format("document.querySelector('.st.on')")
+    back = inside.format("document.querySelector('.key .back')")
+    page.tap(*page.centre(f"{WORDWISE}[3]"))
+    pid = page.run("document.querySelector('.passage.on').dataset.pid")
+    assert page.run(words)
+    assert page.run(back)
+    assert not page.run(inside.format(f"{WORDWISE}[3]"))
+    page.tap(*page.centre("document.querySelector('.key .back')"))
+    assert page.run(f"document.activeElement.closest('.passage').dataset.pid === {pid!r}")
+    assert page.run(inside.format(f"{WORDWISE}[3]"))
+    assert page.run(BACK_HIDDEN) is True
+
+
+def test_runs_without_effects_on_words_are_drawn_as_ever(page, tmp_path):
+    told = question(14, ("cited and used", "supported"), words=False)
+    shown(page, tmp_path, report([told]))
+    assert page.run(f"{CARDS}.length") == 4
+    assert page.run(f"{WORDWISE}.length") == 0
+    assert_coloured(page, all_together(told, "s1"), max(map(abs, [
+        *all_together(told, "s1"), *all_together(told, "s2")])))  # fmt: skip
+    # only of one passage, and of some words
+    told = question(14, ("cited and used", "supported"))
+    for score in told["statements"][0]["passages"][1:]:
+        del score["token_necessity"]
+    score = told["statements"][0]["passages"][0]
+    score["token_necessity"][1] = None
+    del score["token_sufficiency"]
+    told["tokens"][0]["logp_none"] = None
+    shown(page, tmp_path, report([told]))
+    assert page.run(f"{WORDWISE}.length") == 1
+    clear = "[...document.querySelectorAll('.st.on .t')].map((t, i) => [i, t.title, t.style" \
+            ".getPropertyValue('--heat')]).filter((t) => t[2] === 'transparent')"  # fmt: skip
+    assert page.run(clear) == [[0, "", "transparent"]]
+    page.run(f"{WORDWISE}[0].click()")
+    assert page.run(clear) == [[1, "", "transparent"]]
+    assert page.run("document.querySelector('.st.on .t').title").startswith("[1]: necessity ")
+    assert "sufficiency" not in page.run("document.querySelector('.st.on .t').title")
+    # and without the answer's tokens
+    shown(page, tmp_path, report([told | {"tokens": []}]))
+    assert page.run(f"{WORDWISE}.length") == 0
+    assert page.run(f"{CARDS}.length") == 4
+
+
+def test_a_chosen_passage_of_strange_names_is_text(page, tmp_path):
+    told = question(17, ("cited and used", "supported"), strange=STRANGE)
+    shown(page, tmp_path, report([told]))
+    for i in range(4):
+        page.run(f"{WORDWISE}[{i}].click()")
+        pid = card_of(told, 0, i)["pid"].replace("\ud83d", "�")
+        assert pid in page.run("document.querySelector('.key').textContent")
+    assert page.run("document.images.length") == 0
+    assert page.run("document.scripts.length") == 3
+
+
+def test_words_of_overlapping_statements_have_their_own_statements_effects(page, tmp_path):
+    told = question(1, ("supported", "unsupported"))
+    first, second = told["statements"]
+    second |= {"start": first["start"] + 4, "end": second["end"]}
+    shown(page, tmp_path, report([told]))
+    page.run("document.querySelectorAll('.pick')[0].click()")
+    page.run(f"{WORDWISE}[0].click()")
+    score = card_of(told, 0, 0)
+    assert_coloured(page, score["token_necessity"], end_of(told))
+    page.run("document.querySelectorAll('.pick')[1].click()")
+    page.run(f"{WORDWISE}[0].click()")
+    assert_coloured(page, card_of(told, 1, 0)["token_necessity"], end_of(told))
+
+
 def test_words_inside_a_passage(page, tmp_path):
     told = question(14, ("cited and used", "supported"))
     shown(page, tmp_path, report([told]))
@@ -198,7 +394,7 @@ def test_words_inside_a_passage(page, tmp_path):
     page.click(*page.centre("document.querySelectorAll('.passage .words')[1]"))
     assert "mechattr audit --tokens METHOD" in page.run(f"{CARDS}[1].textContent")
     page.click(*page.centre("document.querySelectorAll('.pick')[1]"))
-    page.run("document.querySelector('.passage button').focus()")
+    page.run("document.querySelector('.passage .bar button').focus()")
     page.key("Enter")
     assert page.run("document.querySelectorAll('.how code').length") == 2
 
@@ -278,6 +474,7 @@ def test_nothing_scrolls_sideways(page, tmp_path, width, dark):
     for start in (0, 20):
         page.run(f"{SHUT}.forEach((b) => b.click())")
         page.run("document.querySelectorAll('.passage .bar button').forEach((b) => b.click())")
+        page.run("document.querySelectorAll('.wordwise button').forEach((b) => b.click())")
         page.settle()
         assert page.run("document.documentElement.scrollWidth") <= width, start
         wide = page.run(

@@ -69,13 +69,58 @@ def test_the_questions_in_the_page_are_the_ones_given(tmp_path):
         assert (shown["answer"], shown["generated"]) == (text, given["generated"])
         assert [p["n"] for p in shown["passages"]] == [p["n_tokens"] for p in given["passages"]]
         for line, statement in zip(shown["statements"], given["statements"], strict=True):
-            assert set(statement) - set(line) == {"id", "text"}
+            assert set(statement) - set(line) in ({"id", "text", "tokens"}, {"id", "text"})
             for mine, theirs in zip(line["passages"], statement["passages"], strict=True):
                 assert mine["necessity"] == pytest.approx(theirs["necessity"], abs=1e-4)
                 assert mine["ci95"] == pytest.approx(theirs["ci95"], abs=1e-4)
         for mine, theirs in zip(shown["tokens"], given["tokens"], strict=True):
             assert mine[:2] == [theirs["start"], theirs["end"]]
-            assert mine[2:] == pytest.approx([theirs["logp_full"], theirs["logp_none"]], abs=1e-4)
+            assert mine[2:4] == pytest.approx([theirs["logp_full"], theirs["logp_none"]], abs=5e-4)
+            assert given["statements"][mine[4]]["sid"] == theirs["sid"]
+
+
+def test_effects_on_words_are_kept_small(tmp_path):
+    one = question(14, ("cited and used", "supported"), second=True)
+    first = one["statements"][0]
+    first["passages"][1]["token_necessity"][:3] = [math.nan, None, -1e-9]
+    told = audit_data.packed(one, 10_000)
+    for line, given in zip(told["statements"], one["statements"], strict=True):
+        assert "tokens" not in line
+        mine = [token for token in told["tokens"] if token[4] == one["statements"].index(given)]
+        assert len(mine) == len(given["tokens"]) > 8
+        for score, theirs in zip(line["passages"], given["passages"], strict=True):
+            for key in ("token_necessity", "token_sufficiency"):
+                known = [0 if x is None or math.isnan(x) else x for x in theirs[key]]
+                assert [x or 0 for x in score[key]] == pytest.approx(known, abs=5e-4)
+                assert all(len(str(abs(x))) <= 5 for x in score[key] if x is not None)
+        for other in line["operators"]["mask"]["passages"]:
+            assert set(other) == {"pid", "necessity", "surrogate", "verdict"}
+    # what isn't a number is None, and nothing is written out as more than it is
+    assert json.dumps(told["statements"][0]["passages"][1]["token_necessity"][:3]) == (
+        "[null, null, 0]"
+    )
+    assert len(told["tokens"][0]) == 5
+
+
+def test_effects_on_other_words_than_the_answers_are_left_out():
+    one = question(14, ("cited and used", "supported"))
+    first, second = (line["passages"][0] for line in one["statements"])
+    first["token_necessity"].append(0.5)
+    del second["token_sufficiency"]
+    told = [line["passages"][0] for line in audit_data.packed(one, 10_000)["statements"]]
+    assert "token_necessity" not in told[0]
+    assert "token_necessity" in told[1]
+    assert "token_sufficiency" not in told[1]
+    # without the answer's tokens they belong to no word
+    bare = audit_data.packed(one | {"tokens": []}, 10_000)["statements"]
+    assert not any(key.startswith("token_") for p in bare[1]["passages"] for key in p)
+
+
+def test_a_token_of_no_statement():
+    one = question(14, ("cited and used",))
+    one["tokens"][0]["sid"] = None
+    del one["tokens"][1]["sid"]
+    assert [token[4] for token in audit_data.packed(one, 10_000)["tokens"]][:3] == [None, None, 0]
 
 
 def test_what_json_cannot_hold_is_mended():

@@ -15,9 +15,9 @@ from mechattr.errors import InputError
 from tests.display.audit_reports import EVIL, STRANGE, VERDICTS, question, report, usual
 
 
-def printed(told: dict, width: int = 100, **options) -> str:
+def printed(told: dict, width: int = 100, inside: list | None = None, **options) -> str:
     out = StringIO()
-    audit_summary(told, Console(file=out, width=width, **options))
+    audit_summary(told, Console(file=out, width=width, **options), inside=inside)
     return out.getvalue()
 
 
@@ -44,6 +44,28 @@ def test_the_most_alarming_statements_are_named():
     calm = report([question(0, ("supported", "cited and used"))], problems=[])
     assert "Look first" not in printed(calm)
     assert "could not be used" not in printed(calm)
+
+
+COMMAND = ["mechattr", "inside", "my questions.jsonl"]
+
+
+def test_a_command_for_a_passage_that_was_used():
+    """Of the most alarming statement that has one, its strongest; as it can be typed."""
+    told = report([question(3, ("cited and used",)), question(4, ("used but uncited",))])
+    (line,) = told["questions"][1]["statements"]
+    line["passages"][0] |= {"used": True, "necessity": 99.0}
+    text = printed(told, 40, COMMAND).splitlines()
+    expected = "mechattr inside 'my questions.jsonl' --id q4 --pid doc-4-0 --sid s1"
+    assert text.count(expected) == 1, "on one line, however narrow"
+    assert "Look inside" not in printed(told)
+    assert "Look inside" not in printed(report([question(5, ("unsupported",))]), inside=COMMAND)
+
+
+def test_no_command_that_a_terminal_would_obey():
+    told = report([question(1, ("used but uncited",), strange="\x1b[2J")])
+    text = printed(told, inside=COMMAND)
+    assert "mechattr inside" not in text
+    assert "\x1b" not in text
 
 
 def test_no_text_of_a_user_is_markup_or_a_command_to_the_terminal():

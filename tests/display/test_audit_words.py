@@ -45,9 +45,9 @@ def test_rules_have_the_runs_own_thresholds():
     assert words.threshold(told, "strong") == "2.3 nats (×10)"
     assert "(q ≤ 0.01)" in words.rule(words.look("cited and used"), told)
     assert "below −1.5" in words.rule(words.look("unsupported"), told)
-    (_, h), (_, helped) = words.terms(told)
-    assert "τ = 1.1 nats (×3), or 20 % of C" in h
-    assert f"{100 * Plan().explained:g} % of the statement's surprise" in helped
+    said = dict(words.terms(told))
+    assert "τ = 1.1 nats (×3), or 20 % of the gain" in said["h"]
+    assert f"{100 * Plan().carried:g} % of the gain" in said["helped by its context"]
     assert "(p ≤ 0.05)" in words.rule(words.look("used but uncited"), report_with())
     assert "{" not in "".join(words.rule(one, told) for one in words.LOOKS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mechattr.display import position_labels, readable
-from mechattr.display.tokens import LONGEST, player_and_token, tokens_html
+from mechattr.display.tokens import LONGEST, player_and_token, printable, tokens_html
 from tests.display.fakes import IOI, long_tokens
 
 
@@ -66,3 +66,11 @@ def test_highlighted_tokens_keep_spaces_and_line_breaks_and_are_escaped():
     assert "> x<" in html
     assert "↵\n" in html
     assert "∅" in html
+
+
+def test_a_name_is_readable_whatever_is_in_it():
+    assert player_and_token("p\x1b[2J:5: to", " to") == ("p\\u001b[2J:5 ·to", "")
+
+
+def test_printable_keeps_blanks_and_lines_only():
+    assert printable(" a\n\tb\x1b[2J\u202e") == " a\n\\tb\\u001b[2J\\u202e"

@@ -128,9 +128,10 @@ class Audit {
     if (now) this.open.add(i); else this.open.delete(i);
   }
   fill(i, body) {
-    const q = this.question(i), passages = new Passages(this, q);
+    const q = this.question(i), passages = new Passages(this, q, (...one) => answer.by(...one));
     const pick = (k) => { answer.choose(k); passages.show(k); };
-    const answer = new Answer(this, q, pick);
+    const answer = new Answer(this, q, pick, () => passages.leave());
+    body.addEventListener("keydown", (event) => { if (event.key === "Escape") passages.leave(); });
     if (q.warnings.length) body.append(make("ul", "warned", ...q.warnings.map((text) => make("li", "", text))));
     body.append(make("div", "sides", answer.draw(), passages.side));
     if (this.data.whole) {

@@ -3,13 +3,22 @@
 const MARK = /\[\^?\d+(?:\s*[,;–-]\s*\^?\d+)*\]/g;
 
 class Answer {
-  /** pick(k): called when statement k is chosen. */
-  constructor(page, question, pick) {
-    Object.assign(this, { page, question, pick });
+  /** pick(k): called when statement k is chosen; leave(): when one passage's part is left for all's. */
+  constructor(page, question, pick, leave) {
+    Object.assign(this, { page, question, pick, leave, k: 0 });
     this.letters = [...question.answer];
     this.spans = question.statements.map(() => []);
     this.items = [];
-    this.end = Math.max(0.01, ...question.tokens.map((t) => Math.abs(this.effect(t) || 0)));
+    this.drawn = this.spans.map(() => []);  // each statement's words: [token, element]
+    this.places = this.spans.map(() => new Map());  // each statement's tokens: which of its own each is
+    question.tokens.forEach((t, i) => this.places[t[4]]?.set(i, this.places[t[4]].size));
+    this.end = this.furthest();
+  }
+  /** Where the colours end: one end for all passages together and for each, so that they compare. */
+  furthest() {
+    const { tokens, statements } = this.question;
+    const parts = statements.flatMap((s) => s.passages.flatMap((score) => score.token_necessity || []));
+    return [...tokens.map((t) => this.effect(t)), ...parts].reduce((most, x) => Math.max(most, Math.abs(x || 0)), 0.01);
   }
   look(k) { return this.page.look(this.question.statements[k].verdict); }
   effect([, , full, none]) { return known(full) && known(none) ? full - none : null; }
@@ -18,7 +27,7 @@ class Answer {
     const told = this.question.generated ? "written by the model" : "as given";
     const side = make("section", "answer", make("h4", "", "Answer ", make("small", "", told)), this.text());
     if (this.question.tokens.length) {
-      side.append(this.page.shades.key(this.end, "nats: the line under the chosen statement's words says how much likelier the passages make each"));
+      side.append(this.key());
     }
     side.append(this.list());
     return side;
@@ -33,7 +42,9 @@ class Answer {
     let now = -2, holder = null;
     for (const [start, end, k, t, cites] of runs(length, (i) => [owner[i], token[i], mark[i]])) {
       if (k !== now) { holder = k < 0 ? make("span", "", "") : this.statement(k); box.append(holder); now = k; }
-      holder.append(this.piece(this.letters.slice(start, end).join(""), t, cites));
+      const piece = this.piece(this.letters.slice(start, end).join(""), t, cites);
+      holder.append(piece);
+      if (k >= 0 && piece.className === "t") this.drawn[k].push([t, piece]);
     }
     if (!length) box.append(make("span", "note", "The answer is empty."));
     return box;
@@ -72,12 +83,53 @@ class Answer {
   }
   piece(text, t, cites) {
     if (cites) return make("span", "mark", text);
-    const value = t < 0 ? null : this.effect(this.question.tokens[t]);
-    if (!known(value)) return document.createTextNode(text);
-    const [, , full, none] = this.question.tokens[t], span = make("span", "t", text);
-    span.style.setProperty("--heat", this.page.shades.colour(value / this.end));
-    span.title = `${nats(value)} nats (${times(value)}): log p ${nats(full)} with the passages, ${nats(none)} without`;
+    if (t < 0) return document.createTextNode(text);
+    const span = make("span", "t", text);
+    this.together(t, span);
     return span;
+  }
+
+  // what the passages do for each word
+  /** What the line under the words is, and the way back from one passage to all. */
+  key() {
+    this.said = make("span", "", "");
+    this.said.setAttribute("role", "status");
+    this.back = button("back", "", "show all passages together");
+    this.back.addEventListener("click", () => this.leave());
+    const key = this.page.shades.key(this.end, this.said);
+    key.append(this.back);
+    this.tell(null);
+    return key;
+  }
+  tell(passage, place) {
+    this.back.hidden = !passage;
+    const lead = "nats: the line under the chosen statement's words says ";
+    if (passage) this.said.replaceChildren(`${lead}what each loses when only `, make("b", "", place), " ", title(passage), " goes: its necessity");
+    else this.said.replaceChildren(`${lead}how much likelier all passages together make each`);
+  }
+  /** What one passage does for each of the chosen statement's words; null: all passages together. */
+  by(passage, place, score) {
+    if (!this.said) return;
+    const places = this.places[this.k];
+    for (const [t, span] of this.drawn[this.k] || []) {
+      if (passage) this.alone(span, place, score.token_necessity[places.get(t)], score.token_sufficiency?.[places.get(t)]);
+      else this.together(t, span);
+    }
+    this.tell(passage, place);
+    // On a narrow page the passages are below the answer.
+    if (passage) for (const seen of [this.said.parentElement, this.spans[this.k][0]]) seen?.scrollIntoView({ block: "nearest" });
+  }
+  together(t, span) {
+    const [, , full, none] = this.question.tokens[t], value = this.effect(this.question.tokens[t]);
+    this.paint(span, value, `${worth(value)}: log p ${nats(full)} with the passages, ${nats(none)} without`);
+  }
+  alone(span, place, necessity, sufficiency) {
+    const more = known(sufficiency) ? `, sufficiency ${worth(sufficiency)}` : "";
+    this.paint(span, necessity, `${place}: necessity ${worth(necessity)}${more}`);
+  }
+  paint(span, value, said) {
+    span.style.setProperty("--heat", known(value) ? this.page.shades.colour(value / this.end) : "transparent");
+    span.title = known(value) ? said : "";
   }
 
   list() {
@@ -131,6 +183,8 @@ class Answer {
     return `Without the statements before it, C is ${nats(earlier.context_effect_without)} nats. Of them: ${each.join("; ") || "none"}.`;
   }
   choose(chosen) {
+    this.by(null);
+    this.k = chosen;
     this.items.forEach((item, k) => {
       item.classList.toggle("on", k === chosen);
       item.querySelector(".pick").setAttribute("aria-pressed", k === chosen);

@@ -39,6 +39,9 @@ function times(value) {
   return ratio < 0.01 ? `×1/${two(1 / ratio)}` : `×${two(ratio)}`;
 }
 
+/** "+2.00 nats (×7.4)" */
+function worth(value) { return `${nats(value)} nats (${times(value)})`; }
+
 function superscript(power) {
   return [...String(power)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("");
 }

@@ -3,22 +3,25 @@
 const SHORT = 420;  // letters of a passage shown before it is unfolded
 
 class Passages {
-  constructor(page, question) {
-    Object.assign(this, { page, question, k: 0, unfolded: new Set(), lit: new Set() });
+  /** tell(passage, its number, its score): called when what it does for each word is to be shown; tell(null): no longer. */
+  constructor(page, question, tell) {
+    Object.assign(this, { page, question, tell, k: 0, chosen: null, parts: new Map(), unfolded: new Set(), lit: new Set() });
     this.side = make("section", "passages", "");
     // The prompt's numbers: where sentences play, those of a passage share one.
     this.places = [...new Set(question.passages.map((passage) => passage.of))];
   }
   get statement() { return this.question.statements[this.k]; }
-  /** What an effect on the statement must be above: τ, or a share of its context effect. */
+  /** What an effect on the statement must be above: τ, or a share of its gain. */
   get counts() {
     const { tau, share } = this.page.data;
-    return Math.max(tau, share * (this.statement?.context_effect || 0));
+    return Math.max(tau, share * (this.statement?.gain ?? this.statement?.context_effect ?? 0));
   }
 
   /** For statement k, the passage of the largest effect first. */
   show(k) {
     this.k = k;
+    this.chosen = null;
+    this.parts.clear();
     const { passages } = this.question, statement = this.statement;
     const told = new Map((statement ? statement.passages : []).map((score) => [score.pid, score]));
     const cards = passages.map((passage) => ({ passage, score: told.get(passage.pid) }));
@@ -44,7 +47,7 @@ class Passages {
       look ? chip(look) : "");
     const card = make("li", `passage ${look ? look.slug : ""}`, head);
     card.dataset.pid = passage.pid;
-    if (score) card.append(this.bars(score, scale), ...this.lines(score));
+    if (score) card.append(this.bars(score, scale), ...this.lines(score), ...this.wordwise(passage, score, card));
     else if (this.statement) card.append(make("p", "note", "Not measured for this statement."));
     card.append(this.words(passage));
     return card;
@@ -57,6 +60,7 @@ class Passages {
   }
   lines(score) {
     const facts = [`p ${chance(score.p)}`, `q ${chance(score.q)}`];
+    if (known(score.decisive)) facts.push(`owed to it alone ${nats(score.decisive)}`);
     if (known(score.shapley_stderr)) facts.push(`Shapley ± ${Math.abs(score.shapley_stderr).toFixed(2)}`);
     if ((score.redundant_with || []).length) {
       const joint = known(score.joint_effect) ? ` (together ${nats(score.joint_effect)} nats, ${times(score.joint_effect)})` : "";
@@ -72,6 +76,33 @@ class Passages {
         known(theirs.verdict) ? chip(this.page.look(theirs.verdict)) : "", differs ? " disagrees" : ""));
     }
     return lines;
+  }
+  /** A button that shows, under the answer's words, what the passage does for each. */
+  wordwise(passage, score, card) {
+    if (!score.token_necessity) return [];
+    const press = button("", "", "necessity, word by word");
+    press.title = "Under the statement's words: what each loses when only this passage goes";
+    press.setAttribute("aria-pressed", "false");
+    press.addEventListener("click", () => this.choose(this.chosen === passage.pid ? null : passage.pid));
+    this.parts.set(passage.pid, { passage, score, card, press });
+    return [make("div", "wordwise", press)];
+  }
+  choose(pid) {
+    this.chosen = pid;
+    for (const [other, { card, press }] of this.parts) {
+      press.setAttribute("aria-pressed", other === pid);
+      card.classList.toggle("on", other === pid);
+    }
+    if (pid === null) return this.tell(null);
+    const { passage, score } = this.parts.get(pid);
+    this.tell(passage, this.place(passage), score);
+  }
+  /** All passages together again; back to the button that chose one. */
+  leave() {
+    if (this.chosen === null) return;
+    const { press } = this.parts.get(this.chosen);
+    this.choose(null);
+    press.focus();
   }
   place(passage) { return `[${this.places.indexOf(passage.of) + 1}]`; }
   named(pid) {
