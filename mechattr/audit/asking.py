@@ -20,8 +20,9 @@ from mechattr.audit.given import rows_given
 from mechattr.audit.joint import minimal_groups
 from mechattr.audit.plan import Plan
 from mechattr.methods import attribute, designs
+from mechattr.methods.designs import Design
 from mechattr.methods.shapley import ExactShapley, Shapley
-from mechattr.transformer.removal import RemovalGame
+from mechattr.transformer.removal import RemovalGame, token_log_probs_of
 
 Rows = Bool[np.ndarray, "mask player"]
 
@@ -52,12 +53,16 @@ class Known:
     def tokens(self, masks: Rows) -> Float[np.ndarray, "mask token"]:
         """log p of each of the answer's tokens at each mask; what isn't known, in one call."""
         masks = np.atleast_2d(np.asarray(masks, bool))
-        missing = {row.tobytes(): row for row in masks if row.tobytes() not in self._found}
-        if missing:
-            rows = torch.from_numpy(np.stack(list(missing.values())))
-            values = self.game.token_log_probs(rows).numpy()
-            self._found.update(zip(missing, values, strict=True))
+        ask([(self, masks)])
         return np.stack([self._found[row.tobytes()] for row in masks])
+
+    def unknown(self, masks: Rows) -> Rows:
+        """Those that it hasn't been asked for, each once."""
+        rows = {row.tobytes(): row for row in masks if row.tobytes() not in self._found}
+        return np.stack(list(rows.values())) if rows else np.zeros((0, self.game.n_players), bool)
+
+    def learn(self, masks: Rows, values: Float[np.ndarray, "mask token"]) -> None:
+        self._found.update((row.tobytes(), own) for row, own in zip(masks, values, strict=True))
 
     def statements(self, tokens: Float[np.ndarray, "mask token"]) -> np.ndarray:
         """[mask, statement] the sums over each statement's tokens."""
@@ -65,6 +70,19 @@ class Known:
 
     def __call__(self, masks: Rows) -> Float[np.ndarray, "mask statement"]:
         return self.statements(self.tokens(masks))
+
+
+def ask(wanted: Sequence[tuple[Known, Rows]]) -> None:
+    """Evaluate what isn't known yet of several games of one answer, in one run."""
+    of: dict[Known, list[Rows]] = {}
+    for known, masks in wanted:
+        of.setdefault(known, []).append(masks)
+    each = [(known, known.unknown(np.concatenate(masks))) for known, masks in of.items()]
+    asked = [(known, masks) for known, masks in each if len(masks)]
+    if asked:
+        found = token_log_probs_of([(k.game, torch.from_numpy(masks)) for k, masks in asked])
+        for (known, masks), values in zip(asked, found, strict=True):
+            known.learn(masks, values.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,20 +126,29 @@ class Effects:
         return {k: _plain(v) for k, v in found.items() if v is not None}
 
 
+def designed(n_players: int, plan: Plan, rng: np.random.Generator) -> Design:
+    """The surrogate's masks."""
+    fit = plan.fit(n_players)
+    assert fit.samples is not None
+    return designs.draw(fit.design, rng, n_players, fit.samples, fit.keep, fit.ends)
+
+
 def effects(
-    known: Known, plan: Plan, rng: np.random.Generator, cited: Sequence[Collection[int]]
+    known: Known,
+    plan: Plan,
+    rng: np.random.Generator,
+    design: Design,
+    cited: Sequence[Collection[int]],
 ) -> Effects:
     """Every effect of one game's players on each statement.
 
-    cited: the players that each statement cites.
+    design: see :func:`designed`. cited: the players that each statement cites.
     Cost: 2n + 2 masks and the surrogate's rows, equal ones once, in one call; a few more where
     passages may be redundant, and where a cited one isn't necessary; ``plan.shapley``.
     """
     game = known.game
     n = game.n_players
     masks, fit = basic(n), plan.fit(n)
-    assert fit.samples is not None
-    design = designs.draw(fit.design, rng, n, fit.samples, fit.keep, fit.ends)
     tokens = known.tokens(np.concatenate([masks, design.masks]))
     values = known.statements(tokens)
     full, none = values[0], values[1]

@@ -7,6 +7,7 @@ drilling.heads_that_carry(model, pieces, answer, (0, 31), "p3", off_topic)
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -334,8 +335,12 @@ def heads_that_carry(
     Cost: two forward passes, and the method's own. Scores in nats; of retrieval, a share.
     """
     swap = Swap.of(model, pieces, answer, statement, pid, replacement, prepend_bos=prepend_bos)
+    name = method if isinstance(method, str) else method.name
     if base is None:
-        base = "source" if method == "include_one" else "clean"
-    if method == "retrieval":
-        method = Retrieval(needle=swap.needle(), answer=swap.statement)
+        base = "source" if name == "include_one" else "clean"
+    if name == "retrieval":
+        own = method if isinstance(method, Retrieval) else Retrieval()
+        needle = own.needle if len(own.needle) else swap.needle()
+        copied = swap.statement if own.answer is None else own.answer
+        method = dataclasses.replace(own, needle=needle, answer=copied)
     return attribute(heads_game(model, swap, base=base), method, progress=False)

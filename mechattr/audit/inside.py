@@ -11,7 +11,7 @@ import numpy as np
 
 from mechattr.attribution import Attribution
 from mechattr.audit import drilling
-from mechattr.audit.offtopic import OffTopic
+from mechattr.audit.offtopic import OVER, OffTopic
 from mechattr.audit.plan import Plan
 from mechattr.audit.question import Question
 from mechattr.audit.reading import Problem, read
@@ -89,7 +89,7 @@ class Inside:
         question = self.question
         place = [piece.name for piece in question.players].index(self.pid)
         rng = np.random.default_rng(seed)
-        ((_, text),) = question.off_topic(off_topic or OffTopic(), rng, [place])
+        ((_, text),) = question.off_topic(off_topic or OffTopic(), rng, [place], longer=OVER)
         answer, spans = question.scored()
         found = drilling.heads_that_carry(
             question.model,

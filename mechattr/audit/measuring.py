@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mechattr.audit.asking import Known, effects
+from mechattr.audit.asking import Known, ask, basic, designed, effects
 from mechattr.audit.earlier import earlier_effects
-from mechattr.audit.nulls import joint, pairs, places, swap
+from mechattr.audit.nulls import Joint, Placed, Swap, pairs, places
 from mechattr.audit.offtopic import OffTopic
 from mechattr.audit.plan import Plan
 from mechattr.audit.question import Question
@@ -83,31 +84,40 @@ class Measurer:
             texts = question.off_topic(self.off_topic, rng, every)
             replacements = {i: text for i, (_, text) in enumerate(texts)}
         known = Known(question.game(operator, None, replacements))
-        spent.append(known)
-        measured = effects(known, self.plan, rng, _cited(question))
-        # Removed, a question's own passages and the off-topic ones leave the same prompts.
-        plain = known if operator == "remove" else None
-        every = list(range(len(question.players)))
-
-        def swapped(places: list[int]) -> tuple[list[str], Known]:
-            texts = question.off_topic(self.off_topic, rng, places)
-            chosen = {place: text for place, (_, text) in zip(places, texts, strict=True)}
-            spent.append(Known(question.game(operator, chosen, replacements)))
-            return [title for title, _ in texts], spent[-1]
-
-        swaps = [
-            swap(place, *swapped([place]), plain)
-            for place in places(len(every), self.swaps, self.plan.null, rng)
-        ]
-        together = [
-            joint(pair, *swapped(pair), plain)
-            for pair in pairs(len(every), self.swaps, self.plan.null, rng)
-        ]
+        n = known.game.n_players
+        design = designed(n, self.plan, rng)
+        null = self._null(question, known, replacements, rng)
+        spent += [known, *(placed.swapped for placed in null)]
+        # All that doesn't depend on values, in one run: the prompts begin alike.
+        first = np.concatenate([basic(n), design.masks])
+        ask([(known, first), *(part for placed in null for part in placed.asked)])
+        measured = effects(known, self.plan, rng, design, _cited(question))
+        found = [placed.found() for placed in null]
         return {
             **measured.describe(),
-            "swaps": [s.describe() for s in swaps],
-            "pairs": [pair.describe() for pair in together],
+            "swaps": [swap.describe() for swap in found if isinstance(swap, Swap)],
+            "pairs": [pair.describe() for pair in found if isinstance(pair, Joint)],
         }
+
+    def _null(
+        self,
+        question: Question,
+        known: Known,
+        replacements: Mapping[int, str] | None,
+        rng: np.random.Generator,
+    ) -> list[Placed]:
+        """Off-topic texts in single places, then in pairs of them."""
+        operator, n = known.game.operator, known.game.n_players
+        singles = places(n, self.swaps, self.plan.null, rng)
+        found = []
+        for where in [*([one] for one in singles), *pairs(n, self.swaps, self.plan.null, rng)]:
+            texts = question.off_topic(self.off_topic, rng, where)
+            chosen = {place: text for place, (_, text) in zip(where, texts, strict=True)}
+            swapped = Known(question.game(operator, chosen, replacements))
+            # Removed, a question's own passages and the off-topic ones leave the same prompts.
+            plain = known if operator == "remove" else swapped
+            found.append(Placed(where, [title for title, _ in texts], swapped, plain))
+        return found
 
     def _rng(self, record: Record, operator: str) -> np.random.Generator:
         """Depends on the record alone: a resumed run, or a part of the file, draws alike."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechattr.audit.asking import Known
+from mechattr.audit.asking import Known, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,27 +71,50 @@ def pairs(n_players: int, swaps: int, null: str, rng: np.random.Generator) -> li
     return [sorted(rng.permutation(n_players)[:2].tolist()) for _ in range(wanted)]
 
 
-def swap(place: int, titles: Sequence[str], swapped: Known, plain: Known | None) -> Swap:
-    """Measure one swap.
+def masks_of(places: Sequence[int], n_players: int) -> Rows:
+    """What is asked of a game with off-topic texts in some places: all players there, and (of a
+    single place) that one alone."""
+    every = np.ones((1, n_players), bool)
+    if len(places) > 1:
+        return every
+    return np.concatenate([every, np.arange(n_players)[None] == places[0]])
 
-    swapped: the game with the off-topic text as the player ``place``. plain: the question's own
-    game, where the two are the same once that player is absent; None where they aren't.
-    Cost: two masks, four without ``plain``.
+
+def without(places: Sequence[int], n_players: int) -> Rows:
+    """What that is held against, and is the same whatever stands in the places: the others, and (of
+    a single place) none."""
+    others = np.ones((1, n_players), bool)
+    others[0, list(places)] = False
+    if len(places) > 1:
+        return others
+    return np.concatenate([others, np.zeros((1, n_players), bool)])
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Off-topic texts in some places.
+
+    swapped: the game with them. plain: the question's own game, where the two are the same once
+    those players are absent; else ``swapped`` again.
     """
-    n = swapped.game.n_players
-    there = np.ones(n, bool)
-    alone = np.arange(n) == place
-    with_it = swapped(np.stack([there, alone]))
-    without = (swapped if plain is None else plain)(np.stack([~alone, ~there]))
-    return Swap(place, titles[0], *(with_it - without))
 
+    places: list[int]
+    titles: list[str]
+    swapped: Known
+    plain: Known
 
-def joint(
-    places: Sequence[int], titles: Sequence[str], swapped: Known, plain: Known | None
-) -> Joint:
-    """Measure one swap of several places; arguments as of :func:`swap`. Cost: two masks."""
-    there = np.ones(swapped.game.n_players, bool)
-    gone = there.copy()
-    gone[list(places)] = False
-    without = (swapped if plain is None else plain)(gone[None])[0]
-    return Joint(tuple(places), tuple(titles), swapped(there[None])[0] - without)
+    @property
+    def asked(self) -> list[tuple[Known, Rows]]:
+        """Two masks a single swap and one a pair; as many again where ``plain`` doesn't know."""
+        n = self.swapped.game.n_players
+        return [
+            (self.swapped, masks_of(self.places, n)),
+            (self.plain, without(self.places, n)),
+        ]
+
+    def found(self) -> Swap | Joint:
+        (there, masks), (absent, others) = self.asked
+        effects = there(masks) - absent(others)
+        if len(self.places) > 1:
+            return Joint(tuple(self.places), tuple(self.titles), effects[0])
+        return Swap(self.places[0], self.titles[0], effects[0], effects[1])

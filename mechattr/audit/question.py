@@ -124,16 +124,16 @@ class Question:
         return [{"sid": sids[entry.pop("statement")], **entry} for entry in found]
 
     def off_topic(
-        self, chosen: OffTopic, rng: np.random.Generator, places: list[int]
+        self, chosen: OffTopic, rng: np.random.Generator, places: list[int], longer: int = 0
     ) -> list[tuple[str, str]]:
         """For each place (a player's number), an off-topic text as it would stand there, of the
-        same number of tokens: its title and the text."""
+        same number of tokens (or so many more): its title and the text."""
         record, tokenizer = self.record, tokenizer_of(self.model)
         avoid = " ".join([record.question, *(f"{p.title} {p.text}" for p in record.passages)])
         found = []
         for place, (title, text) in zip(places, chosen.pick(rng, avoid, len(places)), strict=True):
             piece, pattern = self.players[place], self._pattern(place)
-            n_tokens = len(tokenizer(piece.text, add_special_tokens=False)["input_ids"])
+            n_tokens = len(tokenizer(piece.text, add_special_tokens=False)["input_ids"]) + longer
             found.append((title, chosen.matched(tokenizer, title, text, pattern, n_tokens, avoid)))
         return found
 

@@ -191,41 +191,48 @@ class RemovalGame(Game):
     def _by_statement(self, values: Float[Tensor, "mask token"]) -> Float[Tensor, "mask statement"]:
         return values @ torch.as_tensor(self.answer.members).to(values).T
 
-    @torch.inference_mode(False)
     def _token_values(self, masks: Tensor) -> Float[Tensor, "mask token"]:
         if not len(masks):
             return torch.zeros(0, len(self.answer.tokens), dtype=torch.float64)
         rows, row_of = self._rows(masks)
+        return self._run(rows, len(masks))[row_of]
+
+    @torch.inference_mode(False)
+    def _run(self, rows: Continuations, n_masks: int) -> Float[Tensor, "row token"]:
         done = 0
 
         def tick(finished: int) -> None:
             nonlocal done
             done += finished
             self.rows_run += finished
-            self.report(len(masks) * done / len(rows.tokens))
+            self.report(n_masks * done / len(rows.tokens))
 
         self.scorer.ticks = tick
         with self.face.quiet():
-            return self.scorer.run(rows).to("cpu", torch.float64)[row_of]
+            return self.scorer.run(rows).to("cpu", torch.float64)
 
     def _rows(self, masks: Tensor) -> tuple[Continuations, np.ndarray]:
         """What to run, equal prompts once; and which of it each mask is."""
         if self.operator == "mask":
             return self._gated(masks)
-        every: dict[bytes, int] = {}
-        prompts: list[np.ndarray] = []
-        row_of = []
+        return self._continued(self._prompts(masks))
+
+    def _prompts(self, masks: Tensor) -> list[Int[np.ndarray, " position"]]:
+        """Each mask's, none too long."""
+        prompts = []
         for present in self._hard(masks):
-            prompt = self._prompt(present)
-            key = prompt.tobytes()
-            if key not in every:
-                self._check_length(len(prompt), present)
-                every[key] = len(prompts)
-                prompts.append(prompt)
-            row_of.append(every[key])
-        tokens = [np.concatenate([prompt, self.answer.tokens[:-1]]) for prompt in prompts]
+            prompts.append(self._prompt(present))
+            self._check_length(len(prompts[-1]), present)
+        return prompts
+
+    def _continued(self, prompts: Sequence[np.ndarray]) -> tuple[Continuations, np.ndarray]:
+        """Prompts followed by the answer, equal ones once; and which of the rows each is."""
+        first = {prompt.tobytes(): prompt for prompt in prompts}
+        place = {key: i for i, key in enumerate(first)}
+        tokens = [np.concatenate([prompt, self.answer.tokens[:-1]]) for prompt in first.values()]
         # The answer's first token is read at the prompt's last position: shared up to there.
-        return Continuations(tokens, [prompt[:-1] for prompt in prompts]), np.array(row_of)
+        rows = Continuations(tokens, [prompt[:-1] for prompt in first.values()])
+        return rows, np.array([place[prompt.tobytes()] for prompt in prompts])
 
     def _gated(self, masks: Tensor) -> tuple[Continuations, np.ndarray]:
         """Rows of operator "mask": the same tokens; what may differ is who sees them."""
@@ -345,3 +352,37 @@ class RemovalGame(Game):
             f"context is {self.face.n_ctx}. The longest piece, {self.players.names[longest]!r}, "
             f"has {self.players.coords['n_tokens'][longest]}. Shorten it or leave pieces out."
         )
+
+
+def token_log_probs_of(
+    asked: Sequence[tuple[RemovalGame, Any]],
+) -> list[Float[Tensor, "mask token"]]:
+    """Each game's ``token_log_probs`` of its masks, in one run: what prompts of different games
+    have in common at their beginnings is run once too, and equal prompts.
+
+    asked: games of one answer on one model, such as a prompt with other texts in some places; with
+        the masks of each. Of operator "mask", each game is run by itself.
+    Counted as one evaluation a mask; ``tokens_run`` and ``rows_run`` are the first game's.
+    Raises InputError where the answers or the models differ.
+    """
+    games = [game for game, _ in asked]
+    if any(game.operator == "mask" for game in games) or len(games) < 2:
+        return [game.token_log_probs(masks) for game, masks in asked]
+    runner = games[0]
+    for game in games[1:]:
+        if game.face.model is not runner.face.model:
+            raise InputError("The games are of different models; ask each by itself.")
+        if not np.array_equal(game.answer.tokens, runner.answer.tokens):
+            raise InputError(
+                f"The games have different answers, {runner.answer.text!r} and "
+                f"{game.answer.text!r}; ask each by itself."
+            )
+    masks = [game.check_masks(some) for game, some in asked]
+    prompts = [game._prompts(some) for game, some in zip(games, masks, strict=True)]
+    rows, row_of = runner._continued([prompt for own in prompts for prompt in own])
+    values = runner._run(rows, sum(map(len, masks)))[row_of]
+    found = list(values.split([len(own) for own in prompts]))
+    for game, own in zip(games, found, strict=True):
+        game.evaluations += len(own)
+        game._checked(game._by_statement(own), "value")
+    return found

@@ -14,6 +14,8 @@ import mechattr as ma
 from mechattr.audit import drilling
 from mechattr.audit.drilling import Swap, heads_game, heads_that_carry, highlights, token_game
 from mechattr.methods import IntegratedGradients
+from mechattr.methods.perturbation import IncludeOne
+from mechattr.methods.readings import Retrieval
 from mechattr.transformer.memory import OutOfMemoryError
 from mechattr.transformer.model import Face
 from tests import oracles
@@ -320,6 +322,7 @@ def test_heads_that_carry(statement):
     found = heads_that_carry(*args, method="include_one")
     assert_agree(values_of(found)[0], gained)
     assert found.provenance["base"] == "source"
+    assert_agree(values_of(heads_that_carry(*args, method=IncludeOne()))[0], gained)
     assert patched.provenance["base"] == "clean"
     on_clean = heads_that_carry(*args, method="include_one", base="clean")
     assert on_clean.provenance["base"] == "clean"
@@ -336,6 +339,8 @@ def test_retrieval_heads_look_at_what_the_statement_copies(name):
     assert {model.tokenizer.decode([tokens[p]]) for p in needle} <= {" Mary", " to"}
     assert set(needle) <= set(found.passage)
     scores = heads_that_carry(model, PIECES, ANSWER, None, "p", OTHER, method="retrieval")
+    same = heads_that_carry(model, PIECES, ANSWER, None, "p", OTHER, method=Retrieval())
+    assert_agree(values_of(same), values_of(scores))
     assert scores.provenance["reading"]
     with torch.no_grad():
         _, cache = model.run_with_cache(torch.tensor([tokens]))

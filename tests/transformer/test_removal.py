@@ -17,7 +17,7 @@ from mechattr.transformer import gates, ragged, scoring
 from mechattr.transformer.memory import OutOfMemoryError
 from mechattr.transformer.model import Face
 from mechattr.transformer.pieces import Piece
-from mechattr.transformer.removal import RemovalGame
+from mechattr.transformer.removal import RemovalGame, token_log_probs_of
 from tests import oracles
 from tests.oracles import assert_agree, is_bridge, shared_model
 from tests.transformer import tiny
@@ -269,6 +269,44 @@ def test_what_prompts_share_is_run_once(name, operator):
     assert game.tokens_run == n_cells(prompts, 7)
     naive = sum(len(prompt) + 6 for prompt in prompts)
     assert game.tokens_run < 0.8 * naive
+
+
+def other(name: str, operator: Any = "remove") -> RemovalGame:
+    """With another text in the place of b."""
+    swapped = replace(B, text=" Tom had a good dog and a drink")
+    return make(name, operator, pieces=[swapped if p is B else p for p in PIECES])
+
+
+@FEW
+@OPERATOR
+def test_games_of_one_answer_run_together(name, operator):
+    games = [
+        shared(game) for game in (make(name, operator), other(name, operator), make(name, operator))
+    ]
+    masks = [MASKS, MASKS[[3, 7, 15]], MASKS[:0]]
+    found = token_log_probs_of(list(zip(games, masks, strict=True)))
+    alone = [shared(make(name, operator)), shared(other(name, operator))]
+    for values, game, own in zip(found, alone, masks, strict=False):
+        assert_agree(values, game.token_log_probs(own))
+    assert found[2].shape == (0, found[0].shape[1])
+    assert [game.evaluations for game in games] == [16, 3, 0]
+    assert not torch.equal(found[0][[15]], found[1][[2]]), "the other text is read"
+    spent, apart = (sum(game.tokens_run for game in some) for some in (games, alone))
+    if operator == "mask":
+        assert spent == apart
+    else:  # of the other game's three prompts the beginnings are known, and one as a whole
+        assert spent < apart
+
+
+def test_games_that_differ_do_not_run_together():
+    name = "llama-bridge"
+    game = RemovalGame(shared_model(name), PIECES, " to Anna")
+    with pytest.raises(ma.InputError, match=r"different answers, ' drink .*' and ' to Anna'"):
+        token_log_probs_of([(make(name), MASKS[:1]), (game, MASKS[:1])])
+    with pytest.raises(ma.InputError, match="different models"):
+        token_log_probs_of([(make(name), MASKS[:1]), (make("gpt2-bridge"), MASKS[:1])])
+    with pytest.raises(ma.InputError, match=r"0\.5, but a piece of text is there"):
+        token_log_probs_of([(make(name), MASKS[:1]), (make(name), np.full((1, 4), 0.5))])
 
 
 @FEW
