@@ -153,7 +153,7 @@ def effects(
     values = known.statements(tokens)
     full, none = values[0], values[1]
     necessity = (full - values[2 : 2 + n]).T
-    line = fit.of(design, values[len(masks) :], game.target_lengths, None, rng)
+    line = fit.of(design, values[len(masks) :], game.target_lengths)
     surrogate = line.values
     groups = _redundant(known, full - none, necessity, surrogate, plan)
     support = [

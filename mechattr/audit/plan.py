@@ -129,7 +129,7 @@ class Plan:
         rows = self.samples or chosen.samples or max(16, 2 * hadamard_order(n_players))
         folds = 0 if n_players > 64 else 5
         if chosen.fit == "ard" and rows >= n_players + 3:
-            # Enough rows for every player: plain slopes have no prior, and a bootstrap.
+            # Enough rows for every player: plain slopes have no prior.
             return dataclasses.replace(chosen, samples=rows, folds=folds, fit="ols")
         return dataclasses.replace(chosen, samples=rows, folds=folds)
 

@@ -117,7 +117,7 @@ def _quantities(report: Mapping[str, Any]) -> str:
         ("necessity", "what the statement's log p loses when only this passage goes."),
         ("sufficiency", "what it gains when this passage is the only one there."),
         ("surrogate", "the passage's weight in a linear model over many random sets of passages, "
-                      "with a 95 % bootstrap interval."),
+                      "with a 95 % interval."),
         ("p, q", "how often an off-topic passage of matched length, in its place, has as large a "
                  "necessity; q is p after Benjamini–Hochberg over the whole run."),
         ("nats", "natural logarithms: +0.69 is twice as likely, +2 is 7.4 times, +4.6 is 100 "

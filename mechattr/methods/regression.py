@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 PENALTIES = np.logspace(-4, 4, 33)
 """Ridge penalties that leave-one-out chooses from, relative to the masks' mean squared spread."""
@@ -23,6 +23,13 @@ PAIR_LOG, NOISE_LOG, VAGUE = -1.0, -3.0, 3.0
 INTERCEPT = 10.0
 BOUNDS = {"player": (-12.0, 4.0), "pair": (-6.0, 3.0), "noise": (-8.0, 2.0)}
 STEPS = 60
+
+FEWEST, LEAST = 4.0, 0.5
+"""Degrees of freedom that an error should have, and below which nothing is known."""
+
+ODD = 1 / 3
+"""Variance of the interactions of three, five, ... players, to that of those of two, four, ..., in
+what is the case where three players all are there, or any is. Of two it is 0, of four 4/7."""
 
 Masks = Float[np.ndarray, "row player"]
 Row = Float[np.ndarray, " row"]
@@ -41,6 +48,23 @@ class Line:
 
     def __call__(self, masks: Masks) -> Row:
         return self.intercept + masks @ self.weights
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """weights that an interval is about, their standard error and its degrees of freedom,
+    [player]; NaN where the rows don't tell."""
+
+    weights: Player
+    stderr: Player
+    freedom: Player
+
+    def interval(self, level: float = 0.95) -> Float[np.ndarray, "player 2"]:
+        """By Student's t."""
+        from scipy.special import stdtrit
+
+        half = stdtrit(self.freedom, (1 + level) / 2) * self.stderr
+        return np.stack([self.weights - half, self.weights + half], axis=1)
 
 
 def ols(masks: Masks, y: Row, importance: Row | None = None) -> Line:
@@ -90,8 +114,19 @@ def ard(masks: Masks, y: Row) -> Line:
     means of 2β. ``stderr² ``: their posterior variance, plus what the residuals of rows left out
     would move them (the variance of a wild bootstrap), since the model is wrong.
     Where the values are additive to rounding and the masks tell all players apart, that plane.
+    A player whose column is constant is left out: weight 0, stderr NaN.
     Cost: some 60 factorisations of [row, row].
     """
+    told = np.ptp(masks, axis=0) > 0
+    weights, stderr = np.zeros(len(told)), np.full(len(told), np.nan)
+    if not told.any():
+        return Line(weights, float(y.mean()), stderr)
+    line = _ard(masks[:, told], y)
+    weights[told], stderr[told] = line.weights, line.stderr
+    return Line(weights, line.intercept, stderr)
+
+
+def _ard(masks: Masks, y: Row) -> Line:
     spread = y.std()
     if spread == 0:
         return Line(np.zeros(masks.shape[1]), float(y.mean()), np.zeros(masks.shape[1]))
@@ -111,36 +146,132 @@ def ard(masks: Masks, y: Row) -> Line:
     return Line(weights * spread, float(y.mean() + level * spread), stderr * spread)
 
 
-def bootstrap(
+def doubt(
     masks: Masks,
     y: Row,
-    multipliers: Float[np.ndarray, "draw row"],
+    units: Int[np.ndarray, " row"],
     penalty: float = 0.0,
+    importance: Row | None = None,
     support: Bool[np.ndarray, " player"] | None = None,
-) -> Float[np.ndarray, "draw player"]:
-    """Weights of least squares (or ridge) with the rows weighted anew in every draw.
+) -> Doubt:
+    """Errors of least squares (or ridge) over draws of units, from their residuals.
 
-    multipliers: [draw, row], equal within a unit. Smooth ones (Rubin's Bayesian bootstrap, 1981)
-        leave every row some weight, so that no draw loses a player's last one.
+    With weights ``ŵ_i = Σ_r l_ir y_r``, residuals e and the matrix M, ``e = M y``:
+
+        ``stderr_i² = Σ_g (Σ_{r in g} l_ir e_r)²·|l_ig|² / (l_igᵀ (M Mᵀ)_gg l_ig) + bias²``
+
+    the sandwich of clusters g (Liang & Zeger, 1986), each corrected for how far the fit bends to
+    it, so that even noise gives it without bias at any number of units (as CR2 of Bell & McCaffrey,
+    2002, but in the one direction that counts). Degrees of freedom: the share of those corrections
+    times Kish's number of units; u − p for u complementary pairs of an orthogonal array and p
+    players, about u − p − 1 for u single rows.
+
+    Where units of several rows leave fewer than ``FEWEST`` degrees of freedom, what lacks is filled
+    from the rows, each taken for a unit; where all units are complementary pairs, their variance
+    times ``ODD``. That is an assumption: what blurs the scores of such pairs are the odd
+    interactions (of three, five, ... players), what their rows have besides is the even ones.
+
+    bias: of a ridge, ``‖penalty·(XᵀX + penalty)⁻¹‖_i`` times the players' root mean square, as
+        its weights and their shrinking tell it. Without a penalty, NaN where the masks don't tell a
+        player from others.
+    units: [row] which rows were drawn together. importance: [row] weights of the squared errors.
     support: fit these players only; each of the others is added alone, which is what says how
         certain it is that a Lasso left it out.
+    Cost: a singular value decomposition of [row, player].
     """
-    n = masks.shape[1]
-    inside = np.ones(n, bool) if support is None else support
-    found = np.zeros((len(multipliers), n))
-    for draw, importance in enumerate(multipliers):
-        centred, target, _, _ = _centred(masks, y, importance)
-        kept = centred[:, inside]
-        gram = np.linalg.pinv(kept.T @ kept + penalty * np.eye(kept.shape[1]), hermitian=True)
-        found[draw, inside] = weights = gram @ (kept.T @ target)
-        if not inside.all():
-            others = centred[:, ~inside]
-            others = others - kept @ (gram @ (kept.T @ others))
-            sizes = (others**2).sum(0)
-            there = sizes > 1e-12 * len(y)
-            rest = (target - kept @ weights) @ others
-            found[draw, ~inside] = np.where(there, rest / np.where(there, sizes, 1), np.nan)
-    return found
+    order = np.argsort(units, kind="stable")
+    masks, y, units = masks[order], y[order], units[order]
+    importance = None if importance is None else importance[order]
+    fit = _fitted(masks, y, penalty, importance, support)
+    stderr, freedom = _spread(fit, units)
+    if freedom.min(initial=FEWEST) < FEWEST:
+        single, most = _spread(fit, np.arange(len(y)))
+        lacking = np.maximum(np.minimum(FEWEST, most) - freedom, 0)
+        both = freedom + lacking
+        part = ODD if _folded(masks, units) else 1.0
+        mixed = (freedom * stderr**2 + lacking * part * single**2) / np.where(both > 0, both, 1)
+        stderr, freedom = np.sqrt(mixed), both
+    unknown = (np.ptp(masks, axis=0) == 0) | (freedom < LEAST)
+    stderr = np.where(unknown, np.nan, np.sqrt(stderr**2 + fit.bias**2))
+    return Doubt(fit.weights, stderr, np.where(unknown, np.nan, freedom))
+
+
+def _folded(masks: Masks, units: Int[np.ndarray, " row"]) -> bool:
+    """Whether each unit is a mask and its complement; the rows of a unit are neighbours."""
+    pairs = len(units) % 2 == 0 and (np.unique(units, return_counts=True)[1] == 2).all()
+    return bool(pairs and (masks[::2] + masks[1::2] == 1).all())
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """weights, and lift [player, row] which gives them from the target; left: [row] residuals;
+    basis: [row, k], M Mᵀ = I − basis basisᵀ; added: [player] those fitted besides, each alone."""
+
+    weights: Player
+    lift: Float[np.ndarray, "player row"]
+    left: Row
+    basis: Float[np.ndarray, "row k"]
+    bias: Player
+    added: Bool[np.ndarray, " player"]
+
+
+def _fitted(
+    masks: Masks,
+    y: Row,
+    penalty: float,
+    importance: Row | None,
+    support: Bool[np.ndarray, " player"] | None,
+) -> _Fitted:
+    centred, target, _, _ = _centred(masks, y, importance)
+    inside = np.ones(masks.shape[1], bool) if support is None else support
+    u, s, vt = np.linalg.svd(centred[:, inside], full_matrices=False)
+    found = s > np.finfo(float).eps * max(masks.shape) * s.max(initial=0.0)
+    u, s, vt = u[:, found], s[found], vt[found]
+    kept = s**2 / (s**2 + penalty)
+    lift = np.zeros(masks.T.shape)
+    lift[inside] = (vt.T * (kept / s)) @ u.T
+    left = target - u @ (kept * (u.T @ target))
+    if not inside.all():
+        rest = centred[:, ~inside]
+        rest = rest - u @ (u.T @ rest)
+        sizes = (rest**2).sum(0)
+        lift[~inside] = (rest / np.where(sizes > 1e-12 * len(y), sizes, np.inf)).T
+    weights = lift @ target
+    mean = np.ones(len(y)) if importance is None else np.sqrt(importance)
+    basis = np.c_[mean / np.linalg.norm(mean), u * np.sqrt(kept * (2 - kept))]
+    lost, bias = 1 - (vt**2).T @ (1 - (1 - kept) ** 2), np.zeros(len(weights))
+    typical = (weights[inside] ** 2).sum() / max((kept**2).sum(), 1e-300) if penalty else np.nan
+    bias[inside] = np.where(lost > 1e-9, np.sqrt(np.maximum(lost, 0) * typical), 0)
+    return _Fitted(weights, lift, left, basis, bias, ~inside)
+
+
+def _spread(fit: _Fitted, units: Int[np.ndarray, " row"]) -> tuple[Player, Player]:
+    """Standard error and degrees of freedom [player]; the rows of a unit are neighbours."""
+    starts = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    lift = fit.lift
+
+    def by_unit(rows: Float[np.ndarray, "player row"]) -> Float[np.ndarray, "player unit"]:
+        return np.add.reduceat(rows, starts, axis=1)
+
+    size, score = by_unit(lift**2), by_unit(lift * fit.left)
+    bent = lift**2 * (fit.basis**2).sum(1)
+    for apart in range(1, int(np.diff(np.r_[starts, len(units)]).max())):
+        both = np.flatnonzero(units[apart:] == units[:-apart])
+        shared = (fit.basis[both] * fit.basis[both + apart]).sum(1)
+        bent[:, both] += 2 * lift[:, both] * lift[:, both + apart] * shared
+    bend, total = by_unit(bent), size.sum(1, keepdims=True)
+    share = size / np.where(total > 0, total, 1)
+    # a player added alone takes its own part of the residuals, and its own freedom
+    score -= np.where(fit.added, fit.weights, 0)[:, None] * share
+    bend += np.where(fit.added[:, None], size * share, 0)
+    free = np.where(size > 0, 1 - bend / np.where(size > 0, size, 1), 0)
+    known = free > 1e-9  # the fit goes through the others: they count as those that are known
+    reach = np.where(known, share, 0).sum(1)
+    variance = np.where(known, score**2 / np.where(known, free, 1), 0).sum(1)
+    variance /= np.where(reach > 0, reach, 1)
+    kish = (share**2).sum(1)
+    freedom = (share * np.where(known, free, 0)).sum(1) / np.where(kish > 0, kish, 1)
+    return np.sqrt(variance), freedom
 
 
 def _centred(masks: Masks, y: Row, importance: Row | None) -> tuple[Masks, Row, Player, np.float64]:
