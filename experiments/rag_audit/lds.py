@@ -119,7 +119,7 @@ def lds_of(values: Values, plan: Plan) -> pd.DataFrame:
         {"method": name, "budget": budget, "target": target, "lds": found}
         for name, (method, designed) in METHODS.items()
         for budget in plan.budgets
-        for target, found in _scores(replace(method, resamples=2, folds=0), designed, budget, cases)
+        for target, found in _scores(replace(method, folds=0), designed, budget, cases)
     ]
     frame = pd.DataFrame(rows)
     return frame.groupby(["method", "budget", "target"], sort=False)["lds"].mean().reset_index()

@@ -98,7 +98,7 @@ def scores(game: ma.Game, name: str, budget: int, seed: int) -> np.ndarray:
     if name in (FREE, FREE_BOTH):
         return with_known(game, budget, name == FREE_BOTH, seed)
     extra = 2 if name.startswith("ContextCite") else 0
-    method = replace(METHODS[name], resamples=2, folds=0)
+    method = replace(METHODS[name], folds=0)
     return ma.attribute(game, method, budget=budget + extra, seed=seed, progress=False).values
 
 

@@ -38,10 +38,12 @@ class Budget:
     overhead: float
 
 
-def plan(face: Face, longest: int, *, edges: bool = False) -> Budget:
+def plan(face: Face, longest: int, *, edges: bool = False, least: int | None = None) -> Budget:
     """A budget for prompts of up to ``longest`` tokens, from the memory that is free now.
 
     edges: whether players are edges, for which every writer's contribution is held.
+    least: what a block call must be given at least, whatever is free: the longest prompt (None),
+        or less where prompts go through blocks in chunks.
     """
     shape = face.shape
     item = torch.finfo(face.dtype).bits // 8
@@ -62,7 +64,7 @@ def plan(face: Face, longest: int, *, edges: bool = False) -> Budget:
         ground += stream
         call += readers
     return Budget(
-        call_tokens=_between(share / call, longest, 2**18 if on_gpu else 1280),
+        call_tokens=_between(share / call, least or longest, 2**18 if on_gpu else 1280),
         pack_tokens=_between(share / (4 * item * face.d_model), longest, 2**24),
         graph_tokens=_between(share / (call * face.n_layers), 1, 2**20),
         live_tokens=_between(share / stream, 1, 2**22),

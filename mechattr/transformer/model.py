@@ -8,7 +8,6 @@ grouped queries, soft caps, post-norms) is computed by them and not again here.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechattr.errors import InputError, NotSupportedError
+from mechattr.transformer.calls import CACHE_NAMES, calls_for
 from mechattr.transformer.sites import Shape
 
 if TYPE_CHECKING:
@@ -346,34 +346,12 @@ class BridgeFace(Face):
                 f"{self.name} has no `blocks`; mechattr supports decoder-only language models."
             )
         self._length = 0
-        self._calls: list[dict[str, Any]] = []
+        self._calls: Sequence[dict[str, Any]] = ()
 
     def prepare(self, tokens: Tensor) -> None:
-        if tokens.shape[1] <= self._length:
-            return
-        calls: dict[int, dict[str, Any]] = {}
-
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                # some architectures pass the cache and the mask by position: name them
-                names = list(inspect.signature(module.original_component.forward).parameters)
-                calls[layer] = dict(zip(names, args, strict=False)) | kwargs
-                calls[layer].pop(names[0])
-
-            return hook
-
-        handles = [
-            block.register_forward_pre_hook(keep(i), with_kwargs=True)
-            for i, block in enumerate(self.model.blocks)
-        ]
-        try:
-            with torch.no_grad(), self.quiet():
-                self.model(tokens[:1], return_type=None, use_cache=True)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self._length = tokens.shape[1]
-        self._calls = [calls[i] for i in range(self.n_layers)]
+        if tokens.shape[1] > self._length:
+            calls = calls_for(self, tokens)
+            self._length, self._calls = calls.length, calls.of
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         additive = getattr(self.model.cfg, "positional_embedding_type", None) == "standard"
@@ -388,10 +366,10 @@ class BridgeFace(Face):
         kwargs = self._calls[layer]
         cache = _OneLayerCache(past)
         window = {
-            key: cache if key in _CACHE_NAMES else _cut(value, key, start, stop, self._length)
+            key: cache if key in CACHE_NAMES else _cut(value, key, start, stop, self._length)
             for key, value in kwargs.items()
         }
-        if not _CACHE_NAMES & window.keys():
+        if not CACHE_NAMES & window.keys():
             window["past_key_values"] = cache
         out = self.model.blocks[layer](resid, **window)
         out = out[0] if isinstance(out, tuple) else out
@@ -401,9 +379,6 @@ class BridgeFace(Face):
                 f"in the middle of a prompt."
             )
         return out, cache.kept if keep else None
-
-
-_CACHE_NAMES = {"past_key_values", "past_key_value", "layer_past"}
 
 
 class _OneLayerCache:

@@ -17,7 +17,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechattr.errors import NotSupportedError
-from mechattr.transformer.model import _CACHE_NAMES, BridgeFace, Edit, Face, Past, _OneLayerCache
+from mechattr.transformer.calls import CACHE_NAMES
+from mechattr.transformer.model import BridgeFace, Edit, Face, Past, _OneLayerCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +90,11 @@ def _bridge(
     cache = _OneLayerCache(past)
     window = {
         key: cache
-        if key in _CACHE_NAMES
+        if key in CACHE_NAMES
         else _placed(value, key, places, slice(first, first + resid.shape[1]), face._length)
         for key, value in face._calls[layer].items()
     }
-    if not _CACHE_NAMES & window.keys():
+    if not CACHE_NAMES & window.keys():
         window["past_key_values"] = cache
     out = face.model.blocks[layer](resid, **window)
     return out[0] if isinstance(out, tuple) else out, cache.kept if keep else None

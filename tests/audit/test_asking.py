@@ -104,8 +104,8 @@ def test_tokens_sum_to_statements(name):
             assert total == pytest.approx(found["effects"][0][key][i], abs=1e-9)
     for j in range(N):
         for key, here in (("without", EVERY - {j}), ("alone", {j})):
-            shown = prompt([BLOCKS[i] for i in sorted(here)])
-            logs, _ = small.token_log_probs(name, shown, f" {small.SCORED}")
+            left = prompt([BLOCKS[i] for i in sorted(here)])
+            logs, _ = small.token_log_probs(name, left, f" {small.SCORED}")
             assert_close(found["effects"][0][f"tokens_{key}"][j], logs.numpy())
     places = [(t["start"], t["end"]) for t in found["tokens"]]
     shown = [small.ANSWER[a:b] for a, b in places]
@@ -174,7 +174,7 @@ def test_more_is_asked_of_what_is_cited_and_not_needed():
     )
     threshold = Plan().threshold(np.maximum(full - none, 0).sum())
     counted = [min(p["necessity"], p["decisive"]) for p in line["passages"]]
-    support = set(np.flatnonzero(np.array(counted) > threshold))
+    support = set(np.flatnonzero(np.array(counted) > threshold).tolist())
     support.update(j for group in before["groups"][0] for j in group["players"])
     assert 0 < len(support) < 5
     idle = next(j for j in range(6) if j not in support)

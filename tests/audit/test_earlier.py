@@ -71,6 +71,7 @@ def test_what_stands_between_statements_goes_with_the_one_before():
         statements=[{"sid": f"x{i}", "start": a, "end": b} for i, (a, b) in enumerate(spans)],
     )
     (one,) = read([given])
+    assert isinstance(one, Record), one
     found, _ = earlier_effects(Question.of(small.model(NAME, chat=True), one, Plan()))
     parts = ("Mary slept. and then", " John sat.", " Tom played.")
 

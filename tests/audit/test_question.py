@@ -30,6 +30,7 @@ def written(
     made = Generated(torch.tensor(tokens), text, ended)
     monkeypatch.setattr(question, "generate", lambda *_, **__: made)
     (one,) = read([record(answer=None)])
+    assert isinstance(one, Record), one
     return Question.of(model, one, Plan(max_new_tokens=most)), made
 
 

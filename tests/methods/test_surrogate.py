@@ -291,6 +291,7 @@ class TestLeastSquares:
     def test_players_that_are_always_there_are_all_that_ard_is_given(self):
         found = Surrogate().of(Design(np.ones((8, 2), bool), np.arange(8)), np.arange(8.0)[:, None])
         np.testing.assert_array_equal(found.values, 0)
+        assert found.draw_stderr is not None
         assert np.isnan(found.draw_stderr).all()
         assert found.notes["intercept"] == [3.5]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import mechattr as ma
-from mechattr.transformer import patching
+from mechattr.transformer import memory, patching
 from mechattr.transformer.engine import Engine
 from mechattr.transformer.memory import Budget, OutOfMemoryError, free_bytes, in_pieces, plan
-from mechattr.transformer.model import Face
+from mechattr.transformer.model import Face, face_of
 from tests.oracles import assert_agree, patch_game, shared_model, some_masks
 from tests.transformer.test_patching_batches import batch, some_of_all
 
@@ -90,6 +90,16 @@ def test_chunks_hold_what_the_budget_says(monkeypatch):
     assert list(game._store.kept) == [
         ("clean", False, 0, 0)
     ]  # the other is dropped when this is laid
+
+
+def test_what_a_call_is_given_at_least(monkeypatch):
+    """The longest prompt, unless it goes through blocks in chunks; more only if there is room."""
+    face = face_of(shared_model("llama-bridge"))
+    for free, most in ((2**40, 1280), (2**20, 1000)):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        assert plan(face, 4000).call_tokens == 4000
+        assert plan(face, 4000, least=1000).call_tokens == most
+        assert plan(face, 4000, least=1000) == replace(plan(face, 4000), call_tokens=most)
 
 
 def test_calls_hold_what_the_budget_says(monkeypatch):

@@ -18,6 +18,7 @@ from mechattr.transformer.memory import OutOfMemoryError
 from mechattr.transformer.model import Face
 from mechattr.transformer.pieces import Piece
 from mechattr.transformer.removal import RemovalGame, token_log_probs_of
+from mechattr.transformer.trie import ROOT, Span
 from tests import oracles
 from tests.oracles import assert_agree, is_bridge, shared_model
 from tests.transformer import tiny
@@ -307,6 +308,37 @@ def test_games_that_differ_do_not_run_together():
         token_log_probs_of([(make(name), MASKS[:1]), (make("gpt2-bridge"), MASKS[:1])])
     with pytest.raises(ma.InputError, match=r"0\.5, but a piece of text is there"):
         token_log_probs_of([(make(name), MASKS[:1]), (make(name), np.full((1, 4), 0.5))])
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_masked_rows_are_the_different_masks(hard):
+    """In the order in which np.unique has them, which is slower for thousands of players."""
+    game = make(ONE[0], "mask")
+    masks = torch.rand(6, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    masks = torch.cat([masks, masks[[4, 0]], MASKS[[3, 8, 3]]])
+    masks[:6, 1:3] = masks[0, 1:3]  # the same value at several places
+    masks = MASKS[[3, 8, 3, 12, 1, 8]].double() if hard else masks
+    for given in (masks, masks.T.contiguous().T):
+        rows, row_of = game._gated(given)
+        assert rows.gates is not None
+        want, places = np.unique(given.numpy(), axis=0, return_inverse=True)
+        assert rows.gates.values.tolist() == want.tolist()
+        assert row_of.tolist() == places.tolist()
+        assert len(rows.tokens) == len(rows.heads) == len(want) < len(given)
+        assert all(head.itemsize <= 4 for head in rows.heads)
+
+
+def test_long_prompts_go_through_blocks_chunk_by_chunk():
+    """One at a time: attention scores of several would grow with as many times the prompt."""
+    model = tiny.tiny_bridge("llama")
+    model.cfg.n_ctx = 8192
+    long = [Piece("a", " Tom" * 2200), Piece("b", " Anna" * 2200)]
+    game = RemovalGame(model, ["When", *long, " the"], ANSWER)
+    assert len(game.layout.full) == 4402
+    assert game.scorer.budget.call_tokens < 2 * scoring.CHUNK
+    assert game.scorer._at_once([Span(0, 0, 4408, ROOT), Span(1, 0, 2208, ROOT)]) == 1
+    short = RemovalGame(model, PIECES, ANSWER)
+    assert short.scorer._at_once([Span(0, 0, 25, ROOT)]) > 20
 
 
 @FEW
@@ -642,6 +674,18 @@ def test_gradients_of_prompts_too_long_for_a_graph(name, chunk, monkeypatch):
     assert_agree(got[1], want[1], 1e-12)
     # one row at a time, and each block again for each of the three statements
     assert len(calls) - n_kept == 2 * 4 * n_kept
+
+
+def test_float16_has_no_slope_at_0():
+    """A weight of 1e-30 is 0 there, and would have a gradient of 0."""
+    model = tiny.tiny_bridge("llama", dtype=torch.float16)
+    game = RemovalGame(model, PIECES, ANSWER, operator="mask")
+    with pytest.raises(ma.NotSupportedError, match=r"float16.*in bfloat16 or float32"):
+        game.gradient([[1, 0, 1, 1]])
+    mask = [[1, 0.5, 1, 1]]
+    exact = make("llama-bridge", "mask", statements=None).gradient(mask)
+    assert float((game.gradient(mask) - exact).abs().max()) < 0.1 * float(exact.abs().max())
+    assert bool(game([[1, 0, 1, 1]]).isfinite().all())
 
 
 @pytest.mark.parametrize("operator", ["remove", "replace"])
