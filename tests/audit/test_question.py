@@ -12,6 +12,7 @@ from tokenizers import pre_tokenizers
 from mechattr.audit import Plan, question, read
 from mechattr.audit.generating import Generated, generate
 from mechattr.audit.question import Question
+from mechattr.audit.records import Record
 from tests.audit import small
 from tests.audit.small import record
 from tests.audit.test_running import MODEL, audit
