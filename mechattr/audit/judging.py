@@ -120,12 +120,9 @@ def _evidence(t: Tested, plan: Plan) -> list[Evidence]:
     necessity, own = t.effects["necessity"][t.s], [t.own(j) for j in range(len(t.p))]
     chance = (t.p if plan.control == "p" else t.q) > plan.alpha
     alone = np.array([counts(e, o, whole, plan) for e, o in zip(necessity, own, strict=True)])
-    groups = [
-        group
-        for group, p in zip(t.effects["groups"][t.s], t.group_p, strict=True)
-        if p <= plan.alpha
-    ]
-    of = {j: group for group in groups for j in group["players"]}
+    sets = list(zip(t.effects["groups"][t.s], t.group_p <= plan.alpha, strict=True))
+    of = {j: (group, more) for group, more in sets for j in group["players"]}
+    groups = [group for group, more in sets if more]
     support = np.flatnonzero(alone & ~chance)
     upper = _upper(t, support, [group["players"] for group in groups], plan)
     return [
@@ -135,9 +132,10 @@ def _evidence(t: Tested, plan: Plan) -> list[Evidence]:
             own=own[j],
             alone=bool(alone[j]),
             above_chance=not chance[j],
-            group=tuple(of[j]["players"]) if j in of else (),
-            group_effect=float(of[j]["effect"]) if j in of else 0.0,
-            group_own=t.group_own(of[j]) if j in of else 0.0,
+            group=tuple(of[j][0]["players"]) if j in of else (),
+            group_effect=float(of[j][0]["effect"]) if j in of else 0.0,
+            group_own=t.group_own(of[j][0]) if j in of else 0.0,
+            set_above_chance=bool(j in of and of[j][1]),
             upper=float(upper[j]),
             h=plan.threshold(whole.gain),
             of=passage["of"],

@@ -75,7 +75,7 @@ def _passage(t: Tested, j: int, e: Evidence) -> dict[str, Any]:
         "token_necessity": _rounded(t.tokens("full") - t.tokens("without", j)),
         "token_sufficiency": _rounded(t.tokens("alone", j) - t.tokens("none")),
     }
-    if e.group:
+    if e.redundant:
         entry["redundant_with"] = [passages[k]["pid"] for k in e.group if k != j]
         entry["joint_effect"] = _round(e.group_effect)
     if "shapley" in effects:

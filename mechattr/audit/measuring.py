@@ -110,7 +110,7 @@ class Measurer:
         operator, n = known.game.operator, known.game.n_players
         singles = places(n, self.swaps, self.plan.null, rng)
         found = []
-        for where in [*([one] for one in singles), *pairs(n, self.swaps, self.plan.null, rng)]:
+        for where in [*([one] for one in singles), *pairs(n, self.swaps, rng)]:
             texts = question.off_topic(self.off_topic, rng, where)
             chosen = {place: text for place, (_, text) in zip(where, texts, strict=True)}
             swapped = Known(question.game(operator, chosen, replacements))

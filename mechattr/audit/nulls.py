@@ -62,13 +62,11 @@ def places(n_players: int, swaps: int, null: str, rng: np.random.Generator) -> l
     return [int(i) for order in orders for i in order][:swaps]
 
 
-def pairs(n_players: int, swaps: int, null: str, rng: np.random.Generator) -> list[list[int]]:
-    """Pairs of places that two off-topic passages take together: half as many as single swaps, so
-    that they cost no more; none of one player."""
+def pairs(n_players: int, swaps: int, rng: np.random.Generator) -> list[list[int]]:
+    """``swaps`` pairs of places that two off-topic passages take together; none of one player."""
     if n_players < 2:
         return []
-    wanted = swaps if null == "per passage" else max(1, swaps // 2)
-    return [sorted(rng.permutation(n_players)[:2].tolist()) for _ in range(wanted)]
+    return [sorted(rng.permutation(n_players)[:2].tolist()) for _ in range(swaps)]
 
 
 def masks_of(places: Sequence[int], n_players: int) -> Rows:

@@ -29,8 +29,8 @@ while C ≤ τ, is
 
 - **not distinguishable from parametric memory** where the model finds it likely (mean log p a token
   without passages at least ``memory``);
-- **inconclusive** where it would be helped by a passage, were that one's effect above chance: with
-  a small null, nothing is;
+- **inconclusive** where it would be helped by passages or sets, were their effects above chance:
+  with a small null, nothing is;
 - **unsupported** otherwise.
 
 One that is helped is
@@ -69,8 +69,8 @@ class Evidence:
 
     effect, own: its necessity, and what the statement owes to it alone. alone: whether both count.
     above_chance: whether its necessity is.
-    group, group_effect, group_own: the redundant set, above chance, that it is in, what that is
-        worth, and what the statement owes to it; none: empty.
+    group, group_effect, group_own: the redundant set that it is in, what that is worth, and what
+        the statement owes to it; none: empty. set_above_chance: whether that is.
     upper: the upper bound of its effect given the passages that are used.
     entailed: whether the cited and used passages entail the statement; None without a plug-in.
     of: the passage, where its sentences play.
@@ -84,6 +84,7 @@ class Evidence:
     group: tuple[int, ...]
     group_effect: float
     group_own: float
+    set_above_chance: bool
     upper: float
     h: float
     entailed: bool | None = None
@@ -95,15 +96,20 @@ class Evidence:
         return self.alone and self.above_chance
 
     @property
+    def redundant(self) -> bool:
+        """In a set that is worth more than chance."""
+        return bool(self.group) and self.set_above_chance
+
+    @property
     def used(self) -> bool:
         """By itself, or together with what says the same."""
-        return self.necessary or bool(self.group)
+        return self.necessary or self.redundant
 
     @property
     def verdict(self) -> str:
         if self.necessary:
             return UNCITED if not self.cited else SUPPORTED if self.entailed else USED
-        if self.group:
+        if self.redundant:
             return REDUNDANT
         if not self.cited:
             return NOT_USED
@@ -135,7 +141,7 @@ def statement_verdict(whole: Whole, passages: Sequence[Evidence], plan: Plan) ->
     if not helped(whole, passages, plan) or (likely and whole.effect <= plan.tau):
         if likely:
             return MEMORY
-        were = [dataclasses.replace(e, above_chance=True) for e in passages]
+        were = [dataclasses.replace(e, above_chance=True, set_above_chance=True) for e in passages]
         return INCONCLUSIVE if helped(whole, were, plan) else UNSUPPORTED
     if not any(e.necessary for e in passages):
         return REDUNDANT
@@ -156,7 +162,7 @@ def _unused(passages: Sequence[Evidence]) -> bool:
 def helped(whole: Whole, passages: Sequence[Evidence], plan: Plan) -> bool:
     """Whether what is owed to used passages and redundant sets is most of what the context does."""
     alone = {j: e.own for j, e in enumerate(passages) if e.necessary}
-    sets = {e.group: e.group_own for e in passages if e.group}
+    sets = {e.group: e.group_own for e in passages if e.redundant}
     # What is owed to a member is owed to its set too: it counts once.
     more = [own - sum(alone.get(j, 0.0) for j in group) for group, own in sets.items()]
     owed = sum(alone.values()) + sum(max(0.0, own) for own in more)

@@ -23,6 +23,7 @@ NONE = Evidence(
     group=(),
     group_effect=0.0,
     group_own=0.0,
+    set_above_chance=False,
     upper=0.5,
     h=1.0,
 )
@@ -31,13 +32,21 @@ WORDS: dict[str, dict[str, Any]] = {
     "minor": {"alone": True, "above_chance": True, "effect": 2.0, "own": 2.0, "upper": math.inf},
     "main": {"alone": True, "above_chance": True, "effect": 8.0, "own": 8.0, "upper": math.inf},
     "spread": {"above_chance": True, "effect": 8.0, "upper": 9.0},
-    "grouped": {"group": (0, 1), "group_effect": 7.0, "group_own": 7.0, "upper": math.inf},
+    "grouped": {
+        "group": (0, 1),
+        "group_effect": 7.0,
+        "group_own": 7.0,
+        "set_above_chance": True,
+        "upper": math.inf,
+    },
+    "hidden": {"group": (0, 1), "group_effect": 7.0, "group_own": 7.0, "upper": math.inf},
     "open": {"upper": 1.5},
     "chance": {"alone": True, "effect": 6.0, "own": 6.0, "upper": 7.0},
     "entailed": {"entailed": True},
 }
 """What a passage may be: of 10 nats in all, "minor" is worth 2, "main" 8, "spread" too, but
-nothing is owed to it; "grouped" is one of two that are worth 7; "chance" is worth 6, by chance."""
+nothing is owed to it; "grouped" is one of two that are worth 7, and "hidden"
+too, by chance; "chance" is worth 6, by chance."""
 
 
 def evidence(text: str, **changes: Any) -> Evidence:
@@ -71,6 +80,7 @@ def evidence(text: str, **changes: Any) -> Evidence:
         ("cited spread", verdicts.INCONCLUSIVE, False),
         ("cited chance", verdicts.INCONCLUSIVE, False),
         ("chance", verdicts.NOT_USED, False),
+        ("hidden", verdicts.NOT_USED, False),
     ],
 )
 def test_a_passage(passage, verdict, used):
@@ -126,6 +136,7 @@ def test_absence_of_evidence_is_not_enough_for_unused(passage, changes, verdict)
         (["cited chance", ""], verdicts.INCONCLUSIVE),
         (["cited main", "chance"], verdicts.USED),
         (["cited minor", "chance"], verdicts.INCONCLUSIVE),
+        (["cited hidden", "hidden"], verdicts.INCONCLUSIVE),
         (["", ""], verdicts.UNSUPPORTED),
     ],
 )

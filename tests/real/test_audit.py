@@ -20,7 +20,8 @@ PASSAGE_KEYS = {
 }  # fmt: skip
 
 KEEPER = "The lighthouse at Zorvan Point is kept by Tamsin Orrel, who came there after the war."
-AGAIN = "Tamsin Orrel keeps the lighthouse at Zorvan Point. Visitors may climb it on Sundays."
+AGAIN = "Visitors may climb on Sundays. The lighthouse at Zorvan Point is kept by Tamsin Orrel."
+REWORDED = "Tamsin Orrel keeps the lighthouse at Zorvan Point. Visitors may climb it on Sundays."
 OTHER = "The lighthouse at Melgate stands on a chalk cliff. Ivo Brandt keeps it in order."
 BREAD = "Sourdough bread rises slowly. The bakers of Lower Harn feed their starter every evening."
 QUESTION = "Who keeps the lighthouse at Zorvan Point?"
@@ -30,6 +31,7 @@ RECORDS = [
     {"id": "right", "passages": [OTHER, KEEPER, BREAD], "answer": f"{ANSWER} [2]."},
     {"id": "wrong", "passages": [OTHER, KEEPER, BREAD], "answer": f"{ANSWER} [3]."},
     {"id": "twice", "passages": [AGAIN, BREAD, KEEPER], "answer": f"{ANSWER} [1][3]."},
+    {"id": "reworded", "passages": [REWORDED, BREAD, KEEPER], "answer": f"{ANSWER} [1][3]."},
     {"id": "nowhere", "passages": [OTHER, BREAD], "answer": "It is kept by Wilmet Sulkirai [1]."},
 ]
 
@@ -56,7 +58,7 @@ def test_lines_manifest_and_page(files):
         assert all(set(passage) >= PASSAGE_KEYS for passage in line["passages"])
     manifest = json.loads((files / "audit.manifest.json").read_text())
     assert manifest["model"] == "smollm2-135m"
-    assert [problem["line"] for problem in manifest["problems"]] == [5]
+    assert [problem["line"] for problem in manifest["problems"]] == [6]
     page = (files / "audit.html").read_text()
     assert "Tamsin Orrel" in page
     assert "http" not in page.replace("http-equiv", "")
@@ -71,12 +73,14 @@ def test_verdicts_on_what_is_known(files):
         "right": "cited and used",
         "wrong": "cited but unused",
         "twice": "redundant support",
+        "reworded": "cited and used",  # the name is there twice, the answer's wording once
         "nowhere": "unsupported",
     }
     source = lines["right"]["passages"][1]
     assert source["necessity"] > 10
     assert source["p"] <= 0.05
     assert lines["twice"]["passages"][0]["redundant_with"] == ["3"]
+    assert lines["reworded"]["passages"][0]["verdict"] == "redundant support"
 
 
 def test_the_values_are_the_models_own(files):
