@@ -42,8 +42,8 @@ _USED = (
 LOOKS = (
     Look(
         "unsupported", "×", "unsupported",
-        "Nothing that was given explains the statement: the passages hardly help it, and the model "
-        "wouldn't say it by itself either.",
+        "Nothing that was given explains the statement: no passage accounts for what they do "
+        "for it together, and the model wouldn't say it by itself either.",
         "not helped by its context, and without passages its mean log p a token is below {memory}",
         ("#b3202a", "#ff8d8d"), ("#fbd5d5", "#571d20"),
     ),
