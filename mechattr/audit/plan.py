@@ -31,8 +31,9 @@ class Plan:
     surrogate: "surrogate" (a fold-over Hadamard design) or "contextcite". samples: its rows; None:
         a whole fold-over design, two a player or somewhat more, at least 16 (64 for ContextCite).
     shapley: evaluations for Shapley values, 0 for none.
-    swaps: off-topic passages put in a passage's place, a question, pooled over the run; None: two,
-        or as many as a small run needs for a pool of 60.
+    swaps: off-topic passages put in a passage's place, a question, pooled over the run, and as many
+        pairs of them in two places, for redundant sets; None: two, or as many as a small run needs
+        for a pool of 60.
     null: "pooled", or "per passage": ``swaps`` of each passage, its p from them alone.
     earlier: whether earlier statements of an answer are players too.
     tokens: the method that highlights tokens inside passages, or None.

@@ -71,7 +71,8 @@ LOOKS = (
     Look(
         "inconclusive", "?", "inconclusive",
         "The evidence doesn't decide between used and unused.",
-        "of a cited passage: none of the other rules applies",
+        "of a cited passage: none of the other rules applies. Of a statement: passages would help "
+        "it, were their effects above chance",
         ("#5c6370", "#a9b0bc"), ("#e6e8ec", "#343a43"),
     ),
     Look(

@@ -1,7 +1,7 @@
 """Designs of masks for a regression: which subsets say most about each player. No game in sight.
 
 A row is a subset; a *unit* is what was drawn together (a subset and its complement), so that units,
-not rows, are what a bootstrap draws again and what a fold leaves out.
+not rows, are what standard errors are over and what a fold leaves out.
 """
 
 from __future__ import annotations
